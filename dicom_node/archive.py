@@ -1,0 +1,333 @@
+"""Files that hold received instances and results, behind one small interface.
+
+    incoming/                           being received; anything older than the process is swept at start
+    instances/3f1/<study>/<series>/     <SOP Instance UID>-<16 hex digits of the digest>.dcm
+    conflicts/                          same UID, other bytes
+
+A file's name holds the digest of its dataset, so no file is ever replaced by another content: the same bytes land on
+the same name, other bytes beside it. `commit` returns when the file, its name and every new folder are durable.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from dicom_node.errors import ArchiveError, OutOfSpace, UnsafeUid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from typing_extensions import Buffer
+
+SAFE_UID = re.compile(r"[0-9][0-9.]{0,63}")
+"""Digits and dots, 64 at most, a digit first: safe as a name, and lenient towards the malformed UIDs of the field."""
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+NO_LINK = frozenset({errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
+
+SYNC_THREADS = 32
+"""Folders that may be synced at once; each costs a thread that waits for the disk."""
+
+
+def check_uid(uid: str) -> str:
+    """`uid` itself when it may become part of a path. Raises UnsafeUid."""
+    if not SAFE_UID.fullmatch(uid):
+        raise UnsafeUid("a UID has digits and dots only, 64 at most (PS3.5 section 9.1)")
+    return uid
+
+
+@dataclass(frozen=True)
+class InstanceKey:
+    """What decides where an instance lies."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A durable file. `path` is relative to the archive; `sha256` and `size_bytes` are of the dataset's bytes."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Spool(Protocol):
+    """A file that is being received. Ends in `Archive.commit` or in `discard`."""
+
+    size_bytes: int
+    """Of the dataset so far, without the file's head."""
+
+    def write(self, piece: Buffer) -> None:
+        """Append a piece of the dataset. Raises OutOfSpace, ArchiveError."""
+
+    def reader(self) -> BinaryIO:
+        """What was written so far, from the start of the file; the caller closes it."""
+
+    def discard(self) -> None:
+        """Leave nothing behind. May be called twice, and after a commit (then it does nothing)."""
+
+
+class Archive(Protocol):
+    """Where files are kept. A local or shared folder today; an object store can follow."""
+
+    def spool(self, head: bytes) -> Spool:
+        """Begin a file with `head` (preamble and file meta information). Raises OutOfSpace, ArchiveError."""
+
+    def commit(self, spool: Spool, key: InstanceKey) -> StoredFile:
+        """Make the file durable under its name. Raises UnsafeUid, OutOfSpace, ArchiveError."""
+
+    def set_aside(self, stored: StoredFile) -> StoredFile:
+        """Move a committed file among the conflicts, durably."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Read a committed file. Raises ArchiveError."""
+
+    def exists(self, path: str) -> bool:
+        """Whether a committed file is there."""
+
+    def remove(self, path: str) -> None:
+        """Remove a committed file; it is no error when it is not there."""
+
+    def free_bytes(self) -> int:
+        """Room for more."""
+
+    def committed(self, *, older_than_s: float) -> Iterator[str]:
+        """Paths of committed files of at least that age, for reconciliation."""
+
+    def sweep_incoming(self, *, older_than: float) -> int:
+        """Remove what dead processes left half received before `older_than` (Unix time). How many files that were."""
+
+
+class FolderSpool:
+    """A file in `incoming/`, hashed while it is written."""
+
+    def __init__(self, path: Path, head: bytes) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self._sha256 = hashlib.sha256()
+        with _os_errors():
+            self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
+        try:
+            with _os_errors():
+                # The kernel drops the lock when this process dies; sweep_incoming takes only what nobody holds.
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _write_all(self._fd, head)
+        except ArchiveError:
+            self.discard()
+            raise
+
+    def write(self, piece: Buffer) -> None:
+        """See Spool."""
+        with _os_errors():
+            _write_all(self._fd, piece)
+        self._sha256.update(piece)
+        self.size_bytes += memoryview(piece).nbytes
+
+    def reader(self) -> BinaryIO:
+        """See Spool."""
+        with _os_errors():
+            return self.path.open("rb")
+
+    def digest(self) -> str:
+        """SHA-256 of the dataset so far, as hex."""
+        return self._sha256.hexdigest()
+
+    def sync(self) -> None:
+        """Flush to the disk. Raises OSError."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Done: the file has its final name."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def discard(self) -> None:
+        """See Spool."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            self.close()
+
+
+class FolderArchive:
+    """An archive below one folder, local or shared by NFS."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._incoming = root / "incoming"
+        self._known_folders: set[str] = set()
+        self._syncing = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="folder-sync")
+        for folder in ("incoming", "instances", "conflicts"):
+            self._make_folder(folder)
+
+    def spool(self, head: bytes) -> FolderSpool:
+        """See Archive."""
+        return FolderSpool(self._incoming / f"{uuid.uuid4().hex}.part", head)
+
+    def commit(self, spool: Spool, key: InstanceKey) -> StoredFile:
+        """See Archive."""
+        if not isinstance(spool, FolderSpool):
+            raise TypeError("a spool of another archive")
+        folder = instance_folder(key)
+        sha256 = spool.digest()
+        path = f"{folder}/{check_uid(key.sop_instance_uid)}-{sha256[:16]}.dcm"
+        self._make_folder(folder)
+        with _os_errors():
+            try:
+                self._place(spool, self.root / path)
+            except FileNotFoundError:
+                # Somebody removed the study's folder since it was made.
+                self._known_folders.discard(folder)
+                self._make_folder(folder)
+                self._place(spool, self.root / path)
+        return StoredFile(path, sha256, spool.size_bytes)
+
+    def set_aside(self, stored: StoredFile) -> StoredFile:
+        """See Archive."""
+        path = f"conflicts/{stored.path.rpartition('/')[2]}"
+        with _os_errors():
+            (self.root / stored.path).replace(self.root / path)
+            _sync_folder(self.root / "conflicts")
+        return StoredFile(path, stored.sha256, stored.size_bytes)
+
+    def path(self, path: str) -> Path:
+        """The absolute path of a committed file."""
+        return self.root / path
+
+    def open(self, path: str) -> BinaryIO:
+        """See Archive."""
+        with _os_errors():
+            return self.path(path).open("rb")
+
+    def exists(self, path: str) -> bool:
+        """See Archive."""
+        return self.path(path).exists()
+
+    def remove(self, path: str) -> None:
+        """See Archive."""
+        with _os_errors():
+            self.path(path).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """See Archive."""
+        with _os_errors():
+            stat = os.statvfs(self.root)
+        return stat.f_bavail * stat.f_frsize
+
+    def committed(self, *, older_than_s: float) -> Iterator[str]:
+        """See Archive."""
+        limit = time.time() - older_than_s
+        for top in ("instances", "conflicts"):
+            for file in (self.root / top).rglob("*.dcm"):
+                with suppress(FileNotFoundError):
+                    if file.stat().st_mtime <= limit:
+                        yield file.relative_to(self.root).as_posix()
+
+    def sweep_incoming(self, *, older_than: float) -> int:
+        """See Archive; what a living process holds stays, whichever listener it belongs to."""
+        return sum(_remove_unless_held(file, older_than) for file in self._incoming.glob("*.part"))
+
+    def _make_folder(self, folder: str) -> None:
+        """Make `folder` (relative) and its parents, each durable in its parent before a file goes in."""
+        if folder in self._known_folders:
+            return
+        path = self.root / folder
+        chain = [path, *(parent for parent in path.parents if parent.is_relative_to(self.root))]
+        with _os_errors():
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            for one in reversed(chain):
+                # Synced even if it is there: whoever made it may not have come so far yet.
+                one.mkdir(exist_ok=True)
+                _sync_folder(one.parent)
+        self._known_folders.add(folder)
+
+    def _place(self, spool: FolderSpool, target: Path) -> None:
+        """Give the file its final name and make both durable. Raises OSError.
+
+        Named before it is synced, file and folder are synced at the same time: one journal commit and one flush of the
+        disk serve both (on a busy disk 1 to 3 ms instead of 6 to 7). That is safe because nobody looks at a file before
+        its row is committed, and because a link, unlike a rename, never takes the place of a file that may be durable
+        already. When one is there (the same bytes, or what a crash left of them), or where hard links are not to be
+        had, the file is synced first and then renamed over it.
+        """
+        try:
+            os.link(spool.path, target)
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            spool.sync()
+            spool.path.replace(target)
+            _sync_folder(target.parent)
+        else:
+            folder_synced = self._syncing.submit(_sync_folder, target.parent)
+            spool.sync()
+            folder_synced.result()
+            spool.path.unlink()
+        spool.close()
+
+
+def instance_folder(key: InstanceKey) -> str:
+    """`instances/3f1/<study>/<series>`: 4,096 folders of studies, so that each stays small. Raises UnsafeUid."""
+    study, series = check_uid(key.study_instance_uid), check_uid(key.series_instance_uid)
+    prefix = hashlib.sha256(study.encode()).hexdigest()[:3]
+    return f"instances/{prefix}/{study}/{series}"
+
+
+def put(archive: Archive, key: InstanceKey, *, head: bytes, pieces: Iterable[bytes]) -> StoredFile:
+    """Keep a dataset made here (a result), as durably as a received one. Raises OutOfSpace, ArchiveError."""
+    spool = archive.spool(head)
+    try:
+        for piece in pieces:
+            spool.write(piece)
+        return archive.commit(spool, key)
+    finally:
+        spool.discard()
+
+
+def _remove_unless_held(file: Path, older_than: float) -> bool:
+    with suppress(FileNotFoundError, BlockingIOError), file.open("rb") as held:
+        if os.fstat(held.fileno()).st_mtime < older_than:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.unlink()
+            return True
+    return False
+
+
+def _write_all(fd: int, piece: Buffer) -> None:
+    view = memoryview(piece)
+    while view.nbytes:
+        view = view[os.write(fd, view) :]
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """OSError as the archive's own errors, without the path (it holds UIDs)."""
+    try:
+        yield
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "OSError")
+        kind = OutOfSpace if error.errno in NO_SPACE else ArchiveError
+        raise kind(f"{name}: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,73 @@
+"""Finds and removes committed files that no row knows: what a crash left between a file's name and its row.
+
+Nothing was acknowledged for them, so the sender still has them. A file of the same bytes may be arriving at this very
+moment, therefore the removal and the look at the rows happen in one transaction that keeps other writers out; intake
+looks for its file inside the transaction that writes its row (intake_rows), so either the row is seen here or the
+missing file is seen there.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+import structlog
+
+from dicom_node.tables import Conflict, Instance, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dicom_node.archive import Archive
+
+log = structlog.get_logger()
+
+ORPHAN_AGE_S = 3600.0
+"""Younger files may be waiting for their row."""
+BATCH = 500
+
+
+def reconcile(
+    engine: sa.Engine, archive: Archive, *, older_than_s: float = ORPHAN_AGE_S, remove: bool = True
+) -> list[str]:
+    """Paths of the orphans of at least that age, removed unless `remove` is false.
+
+    Raises SQLAlchemyError, ArchiveError.
+    """
+    orphans: list[str] = []
+    for paths in _batches(archive.committed(older_than_s=older_than_s)):
+        with engine.execution_options(read_only=True).connect() as connection:
+            suspects = _unknown(connection, paths)
+        if not suspects:
+            continue
+        if not remove:
+            orphans += suspects
+            continue
+        with engine.begin() as connection:
+            _keep_writers_out(connection)
+            for path in _unknown(connection, suspects):
+                archive.remove(path)
+                orphans.append(path)
+    if orphans:
+        log.warning("files without a row", count=len(orphans), removed=remove)
+    return orphans
+
+
+def _unknown(connection: sa.Connection, paths: Sequence[str]) -> list[str]:
+    """Those of `paths` that no row names."""
+    known: set[str] = set()
+    for table in (Instance, Conflict, Result):
+        known.update(connection.scalars(sa.select(table.path).where(table.path.in_(paths))))
+    return [path for path in paths if path not in known]
+
+
+def _keep_writers_out(connection: sa.Connection) -> None:
+    """SQLite: BEGIN IMMEDIATE does it already. PostgreSQL: a lock that inserts wait for."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("LOCK TABLE instances, conflicts, results IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def _batches(paths: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(paths, BATCH)):
+        yield batch

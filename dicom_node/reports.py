@@ -1,0 +1,210 @@
+"""What the rows tell people: the ledger, lists, and everything about one study. Plain data; the CLI prints it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from dicom_node.db import now
+from dicom_node.jobs import study_by_uid
+from dicom_node.states import DeliveryState, JobState, StudyState
+from dicom_node.tables import Association, AuditEvent, Conflict, Delivery, Instance, Job, Result, Study, Verdict
+
+Row = dict[str, Any]
+
+
+def ledger(session: Session) -> Row:
+    """Where every study, instance and delivery is. `balances` is False when something is unaccounted for."""
+    newest = _newest_jobs()
+    states = sa.select(Job.state, sa.func.count()).join(
+        newest, sa.and_(Job.study_id == newest.c.study_id, Job.generation == newest.c.generation)
+    )
+    settled = states.join(Study, Study.id == Job.study_id).where(Study.state == StudyState.COMPLETE).group_by(Job.state)
+    by_state = {state.value: count for state, count in session.execute(settled).all()}
+    received = _count(session, Study)
+    receiving = _count(session, Study, Study.state == StudyState.RECEIVING)
+    without_job = (
+        sa.select(sa.func.count())
+        .select_from(Study)
+        .where(Study.state == StudyState.COMPLETE, Study.id.not_in(sa.select(Job.study_id)))
+    )
+    nothing = session.scalar(without_job) or 0
+    studies = {
+        "received": received,
+        "processed": by_state.get(JobState.SUCCEEDED, 0),
+        "rejected": by_state.get(JobState.REJECTED, 0),
+        "receiving": receiving,
+        "queued": by_state.get(JobState.QUEUED, 0),
+        "running": by_state.get(JobState.RUNNING, 0),
+        "failed": by_state.get(JobState.FAILED, 0),
+        "quarantined": by_state.get(JobState.QUARANTINED, 0),
+        "cancelled": by_state.get(JobState.CANCELLED, 0),
+        "nothing_to_analyse": nothing,
+    }
+    deliveries = {state.value.lower(): _count(session, Delivery, Delivery.state == state) for state in DeliveryState}
+    return {
+        "studies": studies,
+        "instances": {
+            "received": _count(session, Instance),
+            "bytes": int(session.scalar(sa.select(sa.func.sum(Instance.size_bytes))) or 0),
+            "kept_aside": _count(session, Conflict),
+            "own_results_returned": _count(session, Instance, Instance.is_own_result.is_(True)),
+        },
+        "results": {
+            "current": _count(session, Result, Result.superseded_at.is_(None)),
+            "made": _count(session, Result),
+        },
+        "deliveries": deliveries,
+        "open_associations": _count(session, Association, Association.closed_at.is_(None)),
+        "oldest_waiting_s": _oldest_waiting_s(session),
+        "unfinished_results": _unfinished(session),
+        "balances": received == sum(count for name, count in studies.items() if name != "received")
+        and _unfinished(session) == 0,
+    }
+
+
+def _newest_jobs() -> sa.Subquery:
+    """The newest generation of each study that has a job."""
+    return sa.select(Job.study_id, sa.func.max(Job.generation).label("generation")).group_by(Job.study_id).subquery()
+
+
+def _unfinished(session: Session) -> int:
+    """Newest jobs that ended with a finding but have no result row."""
+    newest = _newest_jobs()
+    ended = (
+        sa.select(sa.func.count())
+        .select_from(Job)
+        .join(newest, sa.and_(Job.study_id == newest.c.study_id, Job.generation == newest.c.generation))
+        .where(Job.state == JobState.SUCCEEDED, Job.id.not_in(sa.select(Result.job_id)))
+    )
+    return int(session.scalar(ended) or 0)
+
+
+def _oldest_waiting_s(session: Session) -> float | None:
+    """Age of the oldest queued job, seconds; None when nothing waits."""
+    oldest: datetime | None = session.scalar(sa.select(sa.func.min(Job.queued_at)).where(Job.state == JobState.QUEUED))
+    return round((now() - oldest).total_seconds(), 1) if oldest else None
+
+
+def _count(session: Session, table: type[Any], *conditions: sa.ColumnElement[bool]) -> int:
+    return int(session.scalar(sa.select(sa.func.count()).select_from(table).where(*conditions)) or 0)
+
+
+def studies(session: Session, *, limit: int) -> list[Row]:
+    """The latest studies, newest first."""
+    rows = session.scalars(sa.select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)).all()
+    return [_study_row(session, study) for study in rows]
+
+
+def _study_row(session: Session, study: Study) -> Row:
+    job = study.jobs[-1] if study.jobs else None
+    return {
+        "study_instance_uid": study.study_instance_uid,
+        "state": study.state.value,
+        "complete_reason": study.complete_reason.value if study.complete_reason else None,
+        "generation": study.generation,
+        "instances": _count(session, Instance, Instance.study_id == study.id),
+        "calling_ae_title": study.calling_ae_title,
+        "last_received_at": _iso(study.last_received_at),
+        "job": job.state.value if job else None,
+        "answer": _answer(job),
+    }
+
+
+def _answer(job: Job | None) -> str:
+    """A short answer for a list: the finding, or why there is none."""
+    if job is None:
+        return ""
+    if job.state is JobState.SUCCEEDED:
+        return str(job.summary.get("line", "done"))
+    return job.rejection_code or job.error_code or ""
+
+
+def show(session: Session, study_instance_uid: str) -> Row:
+    """Everything about one study. Raises NotFound."""
+    study = study_by_uid(session, study_instance_uid)
+    latest_verdicts = sa.select(Verdict).where(Verdict.study_id == study.id, Verdict.generation == study.generation)
+    events = sa.select(AuditEvent).where(AuditEvent.study_id == study.id).order_by(AuditEvent.id)
+    return {
+        **_study_row(session, study),
+        "series": [
+            {
+                "series_instance_uid": v.series_instance_uid,
+                "chosen": v.chosen,
+                "eligible": v.eligible,
+                "rank": v.rank,
+                "reason_code": v.reason_code,
+                "reason": v.reason,
+            }
+            for v in session.scalars(latest_verdicts.order_by(Verdict.id))
+        ],
+        "jobs": [job_row(job) | {"results": [_result_row(r) for r in job.results]} for job in study.jobs],
+        "history": [{"at": _iso(e.at), "event": e.kind, **e.detail} for e in session.scalars(events)],
+    }
+
+
+def jobs(session: Session, *, state: JobState | None, limit: int) -> list[Row]:
+    """The latest jobs, newest first, of one state if given."""
+    wanted = sa.select(Job).order_by(Job.id.desc()).limit(limit)
+    if state:
+        wanted = wanted.where(Job.state == state)
+    return [job_row(job) for job in session.scalars(wanted)]
+
+
+def job_row(job: Job) -> Row:
+    """One job."""
+    return {
+        "job": job.id,
+        "study_instance_uid": job.study.study_instance_uid,
+        "generation": job.generation,
+        "state": job.state.value,
+        "attempt": job.attempt,
+        "worker_deaths": job.worker_deaths,
+        "slices": len(job.sop_instance_uids),
+        "series_reason": job.series_reason,
+        "bundle": job.bundle,
+        "queued_at": _iso(job.queued_at),
+        "finished_at": _iso(job.finished_at),
+        "code": job.rejection_code or job.error_code,
+        "text": job.rejection_text or job.error_text,
+        "summary": job.summary,
+    }
+
+
+def deliveries(session: Session, *, state: DeliveryState | None, limit: int) -> list[Row]:
+    """The latest deliveries, newest first, of one state if given."""
+    wanted = sa.select(Delivery).order_by(Delivery.id.desc()).limit(limit)
+    if state:
+        wanted = wanted.where(Delivery.state == state)
+    return [_delivery_row(delivery) for delivery in session.scalars(wanted)]
+
+
+def _result_row(result: Result) -> Row:
+    return {
+        "kind": result.kind.value,
+        "sop_instance_uid": result.sop_instance_uid,
+        "path": result.path,
+        "superseded_at": _iso(result.superseded_at),
+        "deliveries": [_delivery_row(delivery) for delivery in result.deliveries],
+    }
+
+
+def _delivery_row(delivery: Delivery) -> Row:
+    return {
+        "delivery": delivery.id,
+        "kind": delivery.result.kind.value,
+        "destination": delivery.destination,
+        "state": delivery.state.value,
+        "attempts": delivery.attempts,
+        "sent_at": _iso(delivery.sent_at),
+        "next_try_at": _iso(delivery.not_before) if delivery.state is DeliveryState.PENDING else None,
+        "last_status": delivery.last_status,
+        "last_error": delivery.last_error,
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None

@@ -1,0 +1,25 @@
+"""`dicom-node rules test`: the choice of a series, from the headers of a folder, without running anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dicom_node.eligibility import Choice, EligibilityRules, choose, explain
+from dicom_node.errors import NotFound
+from dicom_node.facts import InstanceFacts
+from dicom_node.read_facts import facts_of_file
+
+
+def choose_in(folder: Path, rules: EligibilityRules) -> Choice:
+    """The choice among all DICOM files below a folder. Raises NotFound when there are none."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+    facts: list[InstanceFacts] = [read for path in paths if (read := facts_of_file(path)) is not None]
+    if not facts:
+        raise NotFound(f"no DICOM file was found below {folder}")
+    return choose(facts, rules)
+
+
+def rows(choice: Choice) -> list[dict[str, Any]]:
+    """A table row per series, ranked."""
+    return [dict(row) for row in explain(choice)]

@@ -1,0 +1,217 @@
+"""Sending: C-STORE and C-ECHO as SCU, each answer judged once: sent, try again later, or never.
+
+sent       success, a warning, or "duplicate SOP instance": our UIDs follow from the content, so it is there already
+later      no association (nobody there, or refused: that says nothing about the object), no answer, out of resources
+never      no presentation context for the object, or a failure status about the object itself
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+from pynetdicom import AE, build_context
+from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from dicom_node.config import DestinationConfig, NodeConfig, TlsConfig
+from dicom_node.errors import DestinationRefused, DestinationUnavailable
+
+STORED = (
+    range(0x0002),
+    range(0x0107, 0x0108),
+    range(0x0111, 0x0112),
+    range(0x0116, 0x0117),
+    range(0xB000, 0xC000),
+)
+"""Success; warnings (PS3.7 C.4, PS3.4 B.2.3: elements coerced or discarded); duplicate SOP instance (PS3.7 C.5.6)."""
+TRANSIENT = (range(0x0110, 0x0111), range(0x0213, 0x0214), range(0xA700, 0xA800))
+"""Processing failure, resource limitation (PS3.7 C.5.13, C.5.18), out of resources (PS3.4 B.2.3): may heal."""
+HINTS = {
+    0x0122: "; the PACS must accept this SOP class, or a [[delivery.route]] with `kinds` keeps it away",
+    0x0124: "; the PACS does not let this AE title store",
+    0xA900: "; the PACS says that the object does not match its SOP class",
+    0xC000: "; the PACS cannot understand the object",
+}
+"""What an administrator can do about it, by status (PS3.4 B.2.3: the rest of 0xA9xx and 0xCxxx is the peer's)."""
+MAX_CONTEXTS = 128
+"""PS3.8 section 9.3.2.2: presentation context ids are the odd numbers 1 to 255."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A file to send; `key` is handed back with the answer."""
+
+    key: int
+    path: Path
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of sending one file."""
+
+    key: int
+    sent: bool
+    retryable: bool
+    status: int | None
+    """The C-STORE status, or None when there was none."""
+    error: str = ""
+
+
+def outgoing(key: int, path: Path) -> Outgoing:
+    """Read what must be negotiated for a Part 10 file. Raises DestinationRefused when it is not one."""
+    try:
+        meta = pydicom.dcmread(path, specific_tags=[], stop_before_pixels=True).file_meta
+        return Outgoing(key, path, str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
+    except (InvalidDicomError, AttributeError, EOFError, ValueError) as error:
+        raise DestinationRefused(f"{path.name} is not a DICOM file with file meta information") from error
+
+
+def send(
+    destination: DestinationConfig,
+    node: NodeConfig,
+    files: Sequence[Outgoing],
+    on_answer: Callable[[Answer], None],
+) -> None:
+    """Send files over as few associations as their presentation contexts allow; every file gets one answer.
+
+    Raises DestinationUnavailable or DestinationRefused when no association can be had; then nothing was sent
+    beyond what was already answered.
+    """
+    for batch in _batches(files):
+        contexts = sorted({(f.sop_class_uid, f.transfer_syntax_uid) for f in batch})
+        with associated(destination, node, contexts) as assoc:
+            for file in batch:
+                on_answer(_send_one(assoc, file))
+
+
+def echo(destination: DestinationConfig, node: NodeConfig) -> int:
+    """The status of a C-ECHO (0 is success). Raises DestinationUnavailable or DestinationRefused."""
+    with associated(destination, node, [(Verification, "")]) as assoc:
+        status = assoc.send_c_echo()
+        if "Status" not in status:
+            raise DestinationUnavailable(f"{_name(destination)} did not answer C-ECHO in {destination.timeout_s:g} s")
+        return int(status.Status)
+
+
+@contextmanager
+def associated(
+    destination: DestinationConfig, node: NodeConfig, contexts: Iterable[tuple[str, str]]
+) -> Iterator[Association]:
+    """An open association that is released at the end. Raises DestinationUnavailable or DestinationRefused."""
+    ae = AE(ae_title=destination.calling_ae_title or node.ae_title)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = destination.timeout_s
+    ae.maximum_pdu_size = 0
+    for sop_class, syntax in contexts:
+        ae.requested_contexts = [*ae.requested_contexts, build_context(sop_class, syntax or None)]
+    try:
+        assoc = ae.associate(
+            destination.host,
+            destination.port,
+            ae_title=destination.ae_title,
+            max_pdu=131072,
+            tls_args=(client_context(destination.tls), destination.host) if destination.tls.enabled else None,
+        )
+    except OSError as error:  # the name is not known (socket.gaierror), or a TLS file cannot be read (ssl.SSLError)
+        raise DestinationUnavailable(f"no association with {_name(destination)}: {error}") from error
+    try:
+        if not assoc.is_established:
+            raise _not_established(assoc, destination)
+        yield assoc
+    finally:
+        if assoc.is_established:
+            assoc.release()
+        elif assoc.is_alive():
+            assoc.abort()
+
+
+def client_context(tls: TlsConfig) -> ssl.SSLContext:
+    """Mutual TLS as the requestor (PS3.15 B.12: TLS 1.2 or later)."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=tls.ca_certificates)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    if tls.certificate:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    return context
+
+
+def _send_one(assoc: Association, file: Outgoing) -> Answer:
+    """One C-STORE, with every way it can go wrong turned into an answer."""
+    if not assoc.is_established:
+        return _later(file.key, None, "the association was lost before this file")
+    accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in assoc.accepted_contexts}
+    if (UID(file.sop_class_uid), UID(file.transfer_syntax_uid)) not in accepted:
+        what = _object(file.sop_class_uid, file.transfer_syntax_uid)
+        return _refused(file.key, 0x0122, f"the destination accepts no {what}")
+    try:
+        response = assoc.send_c_store(file.path)
+    except RuntimeError:  # pynetdicom: the association ended between the look above and the sending
+        return _later(file.key, None, "the association was lost before this file")
+    except (ValueError, AttributeError, OSError, InvalidDicomError) as error:
+        return _refused(file.key, None, f"cannot be sent: {type(error).__name__}")
+    return judge(file.key, int(response.Status) if "Status" in response else None)
+
+
+def judge(key: int, status: int | None) -> Answer:
+    """What a C-STORE status, or none at all, means for the file."""
+    if status is None:
+        return _later(key, None, "no answer to C-STORE; connection lost or timed out")
+    if any(status in codes for codes in STORED):
+        return Answer(key, sent=True, retryable=False, status=status)
+    text = f"C-STORE answered 0x{status:04X}"
+    if any(status in codes for codes in TRANSIENT):
+        return _later(key, status, text)
+    return _refused(key, status, text)
+
+
+def _later(key: int, status: int | None, error: str) -> Answer:
+    return Answer(key, sent=False, retryable=True, status=status, error=error)
+
+
+def _refused(key: int, status: int | None, error: str) -> Answer:
+    code = status or 0
+    family = 0xC000 if code >= 0xC000 else 0xA900 if 0xA900 <= code < 0xAA00 else code
+    return Answer(key, sent=False, retryable=False, status=status, error=error + HINTS.get(family, ""))
+
+
+def _object(sop_class_uid: str, transfer_syntax_uid: str) -> str:
+    """For people: a storage class in a transfer syntax."""
+    return f"{UID(sop_class_uid).name} in {UID(transfer_syntax_uid).name}"
+
+
+def _batches(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Files in order, cut where an association would need more presentation contexts than there are."""
+    batch: list[Outgoing] = []
+    contexts: set[tuple[str, str]] = set()
+    for file in files:
+        contexts.add((file.sop_class_uid, file.transfer_syntax_uid))
+        if len(contexts) > MAX_CONTEXTS:
+            yield batch
+            batch, contexts = [], {(file.sop_class_uid, file.transfer_syntax_uid)}
+        batch.append(file)
+    if batch:
+        yield batch
+
+
+def _not_established(assoc: Association, destination: DestinationConfig) -> DestinationUnavailable | DestinationRefused:
+    """Why there is no association. Refused for good only when the PACS was there and wanted none of the objects."""
+    if assoc.rejected_contexts and not assoc.accepted_contexts:
+        wanted = ", ".join(_object(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in assoc.rejected_contexts)
+        return DestinationRefused(f"{_name(destination)} accepts no {wanted}{HINTS[0x0122]}")
+    if assoc.is_rejected and assoc.acceptor.primitive is not None:
+        reason = assoc.acceptor.primitive.reason_str
+        hint = f"; does it know our AE title {assoc.requestor.ae_title!r} and this address?"
+        return DestinationUnavailable(f"{_name(destination)} rejected the association: {reason}{hint}")
+    return DestinationUnavailable(f"no association with {_name(destination)}: connection refused, lost or timed out")
+
+
+def _name(destination: DestinationConfig) -> str:
+    return f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"

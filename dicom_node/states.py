@@ -1,0 +1,91 @@
+"""Every state a study, a job, a result or a delivery can be in, and the moves between them, on one screen.
+
+study      RECEIVING -> COMPLETE -> (late instance) RECEIVING ...
+job        QUEUED -> RUNNING -> SUCCEEDED | REJECTED
+                      |  +-> QUEUED        transient error or lost worker, after a wait
+                      |  +-> FAILED        permanent error, or attempts used up
+                      |  +-> QUARANTINED   the study killed its worker too often
+           QUEUED | RUNNING -> CANCELLED   by an administrator, or because a later generation replaced it
+           FAILED | QUARANTINED | CANCELLED | REJECTED -> QUEUED   `dicom-node retry`
+           A job REJECTED because no series was eligible stays as it is: retry reopens its study instead.
+delivery   PENDING -> SENT | DEAD ; DEAD -> PENDING `dicom-node deliver` ; PENDING | DEAD -> CANCELLED (superseded)
+           CANCELLED | DEAD -> SENT    the destination's success came after all; CANCELLED -> PENDING  wanted again
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StudyState(StrEnum):
+    """Whether more instances of a study are expected."""
+
+    RECEIVING = "RECEIVING"
+    COMPLETE = "COMPLETE"
+
+
+class CompleteReason(StrEnum):
+    """Why a study was called complete."""
+
+    CONTIGUOUS = "CONTIGUOUS"
+    """All associations ended and the chosen series has no gap and covers a head."""
+    QUIET = "QUIET"
+    """Nothing came for `completion.quiet_s`."""
+    MAX_WAIT = "MAX_WAIT"
+    """`completion.max_wait_s` passed since the first instance of this generation."""
+
+
+class JobState(StrEnum):
+    """Where the analysis of one generation of a study stands."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    REJECTED = "REJECTED"
+    FAILED = "FAILED"
+    QUARANTINED = "QUARANTINED"
+    CANCELLED = "CANCELLED"
+
+
+class DeliveryState(StrEnum):
+    """Where the sending of one result to one destination stands."""
+
+    PENDING = "PENDING"
+    SENT = "SENT"
+    DEAD = "DEAD"
+    CANCELLED = "CANCELLED"
+
+
+class ResultKind(StrEnum):
+    """What a result object is."""
+
+    SEG = "SEG"
+    SR = "SR"
+
+
+OPEN_JOB_STATES = (JobState.QUEUED, JobState.RUNNING)
+ENDED_WITH_RESULT = (JobState.SUCCEEDED, JobState.REJECTED)
+
+JOB_MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset(
+        {
+            JobState.SUCCEEDED,
+            JobState.REJECTED,
+            JobState.QUEUED,
+            JobState.FAILED,
+            JobState.QUARANTINED,
+            JobState.CANCELLED,
+        }
+    ),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.REJECTED: frozenset({JobState.QUEUED}),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.QUARANTINED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
+}
+
+
+def job_states_before(target: JobState) -> tuple[JobState, ...]:
+    """The states from which a job may move to `target`; every UPDATE names them in its WHERE."""
+    return tuple(state for state, nexts in JOB_MOVES.items() if target in nexts)
