@@ -1,0 +1,1 @@
+"""Voxels: simulated and real head CT in, hemorrhage probability out. Usable without the node."""

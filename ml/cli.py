@@ -1,0 +1,163 @@
+"""`python -m ml`: predict exams and make the default bundle, without the node."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ml.bundle import load_bundle, write_bundle
+from ml.data.series import read_volume
+from ml.errors import MlError, UnreadableStudy
+from ml.inference.engines import engine_name
+from ml.inference.predictor import Predictor
+from ml.training.compact import CompactRun, card, held_out_metrics, run_compact
+from ml.training.loop import Schedule
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
+errors = Console(stderr=True)
+
+REFUSED = 3
+"""Exit code for images that cannot be analysed, as in `make demo`; other errors of the command exit with 1."""
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with one DICOM CT series.")],
+    out: Annotated[Path, typer.Option(help="Folder for prediction.json and prob.npz.")],
+    bundle: Annotated[str, typer.Option(help="Bundle folder, or `default`.")] = "default",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch, torch-channels-last, torch-half or openvino.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+) -> None:
+    """Find intracranial hemorrhage in one series; exit 3 with a code and a reason if it cannot be analysed."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and _may_be_dicom(path))
+    with _progress() as stage:
+        stage("reading", 1)
+        volume = read_volume(paths)
+        predictor = Predictor(load_bundle(bundle), device=device, engine=engine_name(engine), threads=threads)
+        tell = stage("analysing", len(volume.hu))
+        prediction = predictor.predict(volume, progress=lambda *_: tell(""))
+    uids = volume.geometry.sop_instance_uids
+    answer = {
+        "exam_score": prediction.exam_score,
+        "exam_positive": prediction.exam_positive,
+        "slice_scores": dict(zip(uids, prediction.slice_scores.tolist(), strict=True)),
+        "hemorrhage_ml": volume.volume_ml(prediction.mask),
+        "bundle": {
+            "name": prediction.bundle.name,
+            "version": prediction.bundle.version,
+            "digest": prediction.bundle.digest,
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(out / "prob.npz", prob=prediction.prob, sop_instance_uids=np.array(uids))
+    (out / "prediction.json").write_text(json.dumps(answer, indent=2) + "\n")
+    print(f"exam_score {answer['exam_score']:.3f}  hemorrhage_ml {answer['hemorrhage_ml']:.2f}  -> {out}")
+
+
+@app.command("train-compact")
+def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
+    out: Annotated[Path, typer.Option(help="Run folder: checkpoint, log, and in the end bundle/.")],
+    shards: Annotated[Path | None, typer.Option(help="Simulated exams, shared between runs; <out>/shards.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, patches and augmentation.")] = 0,
+    exams: Annotated[int, typer.Option(min=2, help="Simulated exams to train on (seeds 0, 1, 2 ...).")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of 16 patches.")] = 6000,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    start_from: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
+    matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
+    loader_workers: Annotated[int, typer.Option(min=0, help="Processes that make patches; 0 for this one.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the training process.")] = 1,
+    bfloat16: Annotated[bool, typer.Option(help="Mixed precision: faster on CPUs with AVX-512 BF16.")] = False,
+    validation_exams: Annotated[int, typer.Option(min=4, help="Exams to calibrate on.")] = 80,
+    test_exams: Annotated[int, typer.Option(min=4, help="Exams to test on, half of them with blood.")] = 80,
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+) -> None:
+    """Make the default bundle: simulate exams, train, calibrate, test, write. Stop and rerun at any moment."""
+    torch.set_num_threads(threads)
+    run = CompactRun(
+        out=out,
+        shards=shards or out / "shards",
+        seed=seed,
+        exams=exams,
+        schedule=Schedule(steps, learning_rate=learning_rate, loader_workers=loader_workers, bfloat16=bfloat16),
+        matrix=matrix,
+        workers=workers,
+        validation_exams=validation_exams,
+        test_exams=test_exams,
+        command="python -m ml " + shlex.join(sys.argv[1:]),
+        version=version,
+        start_from=start_from,
+    )
+    with _progress() as stage:
+        bundle = run_compact(run, stage)
+    print((out / "bundle" / "metrics.json").read_text())
+    print(f"bundle {bundle.identity.name} {bundle.identity.version} {bundle.identity.digest} -> {out / 'bundle'}")
+
+
+@app.command("measure")
+def measure(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle; its metrics.json and CARD.md are written anew.")],
+    exams: Annotated[int, typer.Option(min=4, help="Exams of each institution, half of them with blood.")] = 80,
+    matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
+) -> None:
+    """Measure a bundle on simulated exams that it was not trained on, and write what came out beside it."""
+    loaded = load_bundle(bundle)
+    with _progress() as stage:
+        metrics = held_out_metrics(Predictor(loaded), stage, exams=exams, matrix=matrix, workers=workers)
+    write_bundle(bundle, loaded.config, weights=loaded.weights, metrics=metrics, card=card(loaded.config, metrics))
+    print((bundle / "metrics.json").read_text())
+
+
+def main() -> None:
+    """Run the command line; errors of `ml` become one line and an exit code."""
+    try:
+        app()
+    except UnreadableStudy as error:
+        errors.print(f"{error.code}: {error}", style="red", highlight=False)
+        sys.exit(REFUSED)
+    except MlError as error:
+        errors.print(f"{error.code}: {error}", style="red", highlight=False)
+        sys.exit(1)
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """Named .dcm or with DICOM's prefix (PS3.10 section 7.1): a licence beside the images is no broken slice."""
+    if path.name == "DICOMDIR":
+        return False
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[str], None]]]:
+    """Opens stages, one after the other, as bars on the terminal; one line per stage where there is none."""
+    columns = (
+        TextColumn("{task.description:18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=errors) as bars:
+
+        def stage(name: str, total: int) -> Callable[[str], None]:
+            for earlier in bars.task_ids:
+                bars.update(earlier, completed=bars.tasks[earlier].total)
+            task = bars.add_task(name, total=total, note="")
+            return lambda note: bars.update(task, advance=1, note=note)
+
+        yield stage

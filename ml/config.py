@@ -1,0 +1,81 @@
+"""What travels with the weights: how a volume becomes images, and how outputs become an answer. Frozen, torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Window(NamedTuple):
+    """HU from `low` to `high` are stretched over -1 to 1; outside they are clipped."""
+
+    low_hu: float
+    high_hu: float
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """A volume as the network sees it: one square image per slice, neighbours and windows as channels."""
+
+    pixel_mm: float
+    size: int
+    """Rows and columns: `size * pixel_mm` around the skull must hold a head (ears may be cut)."""
+    windows: tuple[Window, ...]
+    slab_mm: float
+    """Slices under 2/3 of this height are averaged over it: the thickness the network was trained on."""
+    neighbour_mm: float
+    """The neighbour channels are the slices nearest to this distance below and above."""
+
+    @property
+    def channels(self) -> int:
+        """Three slices in every window."""
+        return 3 * len(self.windows)
+
+
+COMPACT_PREPROCESSING = Preprocessing(
+    pixel_mm=0.95,
+    size=256,
+    windows=(Window(-10.0, 110.0), Window(-300.0, 900.0)),
+    slab_mm=5.0,
+    neighbour_mm=5.0,
+)
+"""A head of up to 243 mm at 0.95 mm; a window for blood in brain and one for bone, fat and air."""
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A logistic function of named features: sigmoid(bias + weights . features)."""
+
+    weights: tuple[float, ...]
+    bias: float
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Where probabilities become findings."""
+
+    pixel_prob: float
+    """A pixel at or above it is hemorrhage."""
+    exam_score: float
+    """An exam at or above it is positive."""
+    least_lesion_ml: float
+    """Smaller islands are not reported."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Features of `ml.inference.scores` to probabilities."""
+
+    slice_score: Logistic
+    exam_score: Logistic
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from."""
+
+    data: str
+    command: str
+    seed: int
+    commit: str
+    steps: int

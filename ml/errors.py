@@ -1,0 +1,33 @@
+"""Errors of `ml`, as a tree.
+
+MlError                     root; `code` is stable and may be stored, `str(error)` is one sentence for people
++- UnreadableStudy          the images cannot be analysed (never retried)
++- BundleError              a bundle is missing, damaged or of another format
++- TrainingError            a run cannot go on; the last checkpoint is usable
+"""
+
+
+class MlError(Exception):
+    """Root of every error that `ml` raises on purpose."""
+
+    code = "ML_ERROR"
+
+
+class UnreadableStudy(MlError):
+    """A series that cannot become a volume. `code` is one of the table in docs/errors.md."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class BundleError(MlError):
+    """A bundle that must not be used."""
+
+    code = "BUNDLE_UNUSABLE"
+
+
+class TrainingError(MlError):
+    """Training stopped; the message says what to do next."""
+
+    code = "TRAINING_STOPPED"

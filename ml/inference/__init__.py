@@ -1,0 +1,1 @@
+"""From a volume to a prediction: preprocessing, engines, predictor, lesions."""

@@ -1,0 +1,197 @@
+"""Ways to run one network: the same numbers to 1e-3 in probability, at different speed.
+
+`auto` is a measured choice (bench/engines.py): OpenVINO on a CPU, because dilated convolutions are slow in plain
+PyTorch there; channels-last PyTorch where OpenVINO is not installed; half precision on a GPU if it agrees.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ml.networks.patchfcn import PatchFcn
+
+log = logging.getLogger(__name__)
+
+F32Array = npt.NDArray[np.float32]
+EngineName = Literal["auto", "torch", "torch-channels-last", "torch-half", "openvino"]
+ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
+AGREEMENT = 1e-3
+"""Largest difference in probability from eager float32 that an engine may show."""
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch."""
+
+    prob: F32Array
+    """(N, H, W) in [0, 1]."""
+    class_logits: F32Array
+    """(N,)."""
+
+
+class Engine(Protocol):
+    """Runs a network on (N, C, H, W) float32 images; N may vary."""
+
+    name: str
+
+    def __call__(self, images_NCHW: F32Array) -> Outputs:
+        """Probabilities and class logits."""
+
+
+class TorchEngine:
+    """PyTorch on a CPU or a GPU."""
+
+    def __init__(
+        self, network: PatchFcn, *, device: str = "cpu", channels_last: bool = False, half: bool = False
+    ) -> None:
+        self.name = "torch-half" if half else "torch-channels-last" if channels_last else "torch"
+        self.device, self.half = torch.device(device), half
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.eval().to(self.device)
+        self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch.nn.Module.to has it
+
+    def __call__(self, images_NCHW: F32Array) -> Outputs:
+        """See Engine; raises torch.OutOfMemoryError on a full GPU."""
+        images = torch.from_numpy(images_NCHW).to(self.device).to(memory_format=self.memory_format)
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            logits = self.network(images)
+            prob = logits.pixels.float().sigmoid()
+        return Outputs(prob.cpu().numpy(), logits.classes.float().cpu().numpy())
+
+
+class _ForExport(nn.Module):
+    """The network with its sigmoid inside, as a plain tuple of outputs."""
+
+    def __init__(self, network: PatchFcn) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.network(images_NCHW)
+        return logits.pixels.sigmoid(), logits.classes
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU in float32, compiled for one image shape at first use of it.
+
+    Converting a network takes seconds, compiling a converted one tenths: `cache` is a folder that keeps what was
+    converted, for these weights only.
+    """
+
+    def __init__(self, network: PatchFcn, *, threads: int | None = None, cache: Path | None = None) -> None:
+        import openvino  # noqa: PLC0415 (slow to import, and optional)
+
+        self.name = "openvino"
+        self._core = openvino.Core()
+        self._cache = cache / f"openvino-{openvino.__version__}" if cache else None
+        self._network = _ForExport(network).eval()
+        # bfloat16 is the default on CPUs that have it and is off by up to 1e-1.
+        self._settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            self._settings["INFERENCE_NUM_THREADS"] = str(threads)
+        self._compiled: dict[tuple[int, ...], openvino.CompiledModel] = {}
+
+    def __call__(self, images_NCHW: F32Array) -> Outputs:
+        """See Engine. One image at a time: the batch is a loop, so every N uses the one compiled shape."""
+        shape = (1, *images_NCHW.shape[1:])
+        if shape not in self._compiled:
+            self._compiled[shape] = self._compile(shape)
+        compiled = self._compiled[shape]
+        results = [compiled(np.ascontiguousarray(image[None])) for image in images_NCHW]
+        return Outputs(
+            np.concatenate([np.asarray(one[0], dtype=np.float32) for one in results]),
+            np.concatenate([np.asarray(one[1], dtype=np.float32) for one in results]),
+        )
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        kept = self._cache / "x".join(map(str, shape)) / "network.xml" if self._cache else None
+        if kept and kept.exists():
+            try:
+                return self._core.compile_model(self._core.read_model(kept), "CPU", self._settings)
+            except RuntimeError:
+                log.warning("a kept network cannot be read and is converted again")
+                shutil.rmtree(kept.parent, ignore_errors=True)
+        model = self._convert(shape)
+        if kept:
+            _keep(model, kept)
+        return self._core.compile_model(model, "CPU", self._settings)
+
+    def _convert(self, shape: tuple[int, ...]) -> Any:
+        from openvino.frontend import FrontEndManager  # noqa: PLC0415
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
+
+        # The front end itself and not openvino.convert_model, which reports its use over the internet.
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # tracing still is the front end's best-tested input
+            decoder = TorchScriptPythonDecoder(self._network, example_input=(torch.zeros(shape),))
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.convert(frontend.load(decoder))
+        model.reshape({model.inputs[0]: list(shape)})
+        return model
+
+
+def _keep(model: Any, path: Path) -> None:
+    """Save a converted network for the next process: whole or not at all, and never a reason to fail."""
+    import openvino  # noqa: PLC0415 (slow to import, and optional)
+
+    try:
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent.parent, prefix=".new-"))
+        openvino.save_model(model, temporary / path.name, compress_to_fp16=False)
+        temporary.rename(path.parent)
+    except (OSError, RuntimeError) as error:
+        log.warning("the converted network was not kept: %s", type(error).__name__)
+
+
+def make_engine(
+    network: PatchFcn, name: EngineName, *, device: str, threads: int | None = None, cache: Path | None = None
+) -> Engine:
+    """An engine by name; `device` is "cpu" or "cuda" (or "cuda:1"); `cache` as in OpenVinoEngine.
+
+    Raises ValueError for an unknown pair.
+    """
+    on_gpu = device != "cpu"
+    if name == "auto":
+        return _half_if_it_agrees(network, device) if on_gpu else _fastest_on_cpu(network, threads, cache)
+    if name == "openvino" and not on_gpu:
+        return OpenVinoEngine(network, threads=threads, cache=cache)
+    if name == "torch-half" and on_gpu:
+        return TorchEngine(network, device=device, channels_last=True, half=True)
+    if name in ("torch", "torch-channels-last"):
+        return TorchEngine(network, device=device, channels_last=name == "torch-channels-last")
+    raise ValueError(f"engine {name} does not run on {device}; engines are {', '.join(ENGINE_NAMES)}")
+
+
+def _fastest_on_cpu(network: PatchFcn, threads: int | None, cache: Path | None) -> Engine:
+    if importlib.util.find_spec("openvino") is not None:
+        return OpenVinoEngine(network, threads=threads, cache=cache)
+    return TorchEngine(network, channels_last=True)
+
+
+def _half_if_it_agrees(network: PatchFcn, device: str) -> Engine:
+    """Half precision on a GPU if a fixed random batch stays within AGREEMENT of float32, else float32."""
+    half = TorchEngine(network, device=device, channels_last=True, half=True)
+    full = TorchEngine(network, device=device, channels_last=True)
+    channels = network.config.trunk.in_channels
+    images = np.random.default_rng(0).uniform(-1, 1, (2, channels, 128, 128)).astype(np.float32)
+    agrees = float(np.abs(half(images).prob - full(images).prob).max()) <= AGREEMENT
+    return half if agrees else full
+
+
+def engine_name(text: str) -> EngineName:
+    """A name from a command line or a config; raises ValueError for an unknown one."""
+    for name in get_args(EngineName):
+        if text == name:
+            known: EngineName = name
+            return known
+    raise ValueError(f"unknown engine {text}; engines are {', '.join(ENGINE_NAMES)}")

@@ -1,0 +1,1 @@
+"""Networks as published, written from their papers."""

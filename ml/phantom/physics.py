@@ -1,0 +1,230 @@
+"""What a scanner adds to ideal slices: sharpness of the kernel, coloured noise, beam hardening, metal, motion, rings.
+
+Artefacts are made as in a scanner: an error in the projections (a 128 x 128 copy of the slice, parallel beams) is
+reconstructed by filtered back-projection and added. Beam hardening: the error grows with the square of the bone along
+a ray, which darkens the band between the petrous bones and brightens beside it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from scipy import fft, ndimage, sparse
+
+from ml.phantom.grid import Array
+from ml.phantom.scanner import Sliced
+from ml.phantom.spec import ScannerSpec
+from ml.volume import MaskArray
+
+SIZE = 128
+ANGLES = 90
+BINS = 184
+BONY_HU = 92.0
+"""A voxel above this, blurred by the kernel, is bone or bone's rim: no reader sees blood in it."""
+
+
+@lru_cache(maxsize=1)
+def projector() -> sparse.csr_matrix:
+    """(ANGLES x BINS, SIZE x SIZE) line integrals of unit pixels, linear between detector bins."""
+    axis = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    pixel = np.arange(SIZE * SIZE)
+    rows, columns, values = [], [], []
+    for number in range(ANGLES):
+        angle = np.pi * number / ANGLES
+        at = (x * np.cos(angle) + y * np.sin(angle)).ravel() + (BINS - 1) / 2
+        first = np.floor(at).astype(np.int64)
+        upper = (at - first).astype(np.float32)
+        for bins, weight in ((first, 1 - upper), (first + 1, upper)):
+            rows.append(number * BINS + bins)
+            columns.append(pixel)
+            values.append(weight)
+    shape = (ANGLES * BINS, SIZE * SIZE)
+    matrix = sparse.coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
+    return matrix.tocsr().astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _back_projector() -> sparse.csr_matrix:
+    return projector().T.tocsr()
+
+
+def _ramp() -> Array:
+    """Frequency response of a band-limited ramp, per bin."""
+    n = np.concatenate([np.arange(BINS), np.arange(-BINS, 0)])
+    kernel = np.zeros(2 * BINS)
+    kernel[0] = 0.25
+    odd = n % 2 == 1
+    kernel[odd] = -1.0 / (np.pi * n[odd]) ** 2
+    return np.asarray(np.real(fft.fft(kernel)), dtype=np.float32)
+
+
+def project(slices: Array) -> Array:
+    """(z, SIZE, SIZE) to (z, ANGLES, BINS), in pixel lengths."""
+    flat = slices.reshape(len(slices), -1)
+    return np.asarray((projector() @ flat.T).T.reshape(len(slices), ANGLES, BINS), dtype=np.float32)
+
+
+def reconstruct(sinogram: Array) -> Array:
+    """Filtered back-projection, (z, ANGLES, BINS) to (z, SIZE, SIZE)."""
+    padded = fft.rfft(sinogram, 2 * BINS, axis=-1, workers=1)
+    filtered = fft.irfft(padded * _ramp()[: BINS + 1], axis=-1, workers=1)[..., :BINS].astype(np.float32)
+    flat = filtered.reshape(len(sinogram), -1)
+    image = (_back_projector() @ flat.T).T.reshape(len(sinogram), SIZE, SIZE)
+    return np.asarray(image * np.float32(np.pi / ANGLES), dtype=np.float32)
+
+
+def _shrink(hu: Array) -> Array:
+    factor = hu.shape[1] // SIZE
+    return np.asarray(hu.reshape(len(hu), SIZE, factor, SIZE, factor).mean(axis=(2, 4)), dtype=np.float32)
+
+
+def _grow(small: Array, matrix: int) -> Array:
+    """Linear enlargement of (z, SIZE, SIZE) that keeps pixel areas aligned, by two matrix products."""
+    at = (np.arange(matrix) + 0.5) * SIZE / matrix - 0.5
+    weights = np.clip(1.0 - np.abs(at[:, None] - np.arange(SIZE)[None, :]), 0.0, None)
+    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(np.matmul(np.matmul(weights, small), weights.T), dtype=np.float32)
+
+
+def artefacts(sliced: Sliced, scanner: ScannerSpec) -> Array:
+    """(z, SIZE, SIZE) HU to add: beam hardening, photon starvation at metal, motion, rings, cupping."""
+    small = _shrink(sliced.hu)
+    pixel_cm = scanner.fov_mm / SIZE / 10.0
+    rng = np.random.default_rng([scanner.seed, 5])
+    # attenuation to HU: 0.19 per cm is 1000 HU
+    scale = np.float32(1000.0 / 0.19 / pixel_cm)
+    bone = np.clip(small - 130.0, 0.0, 2500.0) / 1000.0
+    through = project(bone) * np.float32(pixel_cm)
+    error = -0.003 * np.float32(scanner.hardening) * through**2
+    hardened = _corrected(reconstruct(error) * scale, small)
+    error = np.zeros_like(error)
+    metal = np.clip(small - 2300.0, 0.0, None).max(axis=(1, 2)) > 0
+    for number in np.flatnonzero(metal):
+        traced = project(np.clip(small[number : number + 1] - 2300.0, 0.0, None) / 1000.0)[0] * np.float32(pixel_cm)
+        starved = np.clip(traced, 0.0, 3.0)
+        error[number] += starved * rng.normal(-0.05, 0.16, starved.shape).astype(np.float32)
+    _move(error, small, scanner, pixel_cm, rng)
+    image = hardened + (reconstruct(error) * scale if np.any(error) else 0.0)
+    axis = (np.arange(SIZE) - (SIZE - 1) / 2) * scanner.fov_mm / SIZE
+    radius = np.sqrt(axis[:, None] ** 2 + axis[None, :] ** 2)
+    image += np.float32(scanner.cupping_hu) * ((radius / 80.0) ** 2 - 0.5).clip(-0.5, 1.0).astype(np.float32)
+    if scanner.ring_hu > 0:
+        rings = ndimage.gaussian_filter1d(rng.normal(0, 1.0, 200), 1.0) * scanner.ring_hu
+        image += rings[np.clip(radius, 0, 199).astype(int)].astype(np.float32) * (radius < 60)
+    return np.asarray(image, dtype=np.float32)
+
+
+def _corrected(image: Array, small: Array) -> Array:
+    """Beam hardening as a scanner leaves it: corrected for most of what is smooth (bright rim, dark middle)."""
+    soft = (np.abs(small - 30.0) < 90.0).astype(np.float32)
+    width = (0, 5.0, 5.0)
+    near = ndimage.gaussian_filter(soft, width, truncate=2.5) + np.float32(1e-3)
+    smooth = ndimage.gaussian_filter(image * soft, width, truncate=2.5) / near
+    left = image - np.float32(0.85) * smooth
+    return np.asarray(np.where(left > 0, np.float32(0.55) * left, left), dtype=np.float32)
+
+
+def _move(error: Array, small: Array, scanner: ScannerSpec, pixel_cm: float, rng: np.random.Generator) -> None:
+    """On a few slices the head moves during part of the rotation: those views see a shifted head."""
+    if scanner.motion_mm <= 0:
+        return
+    count = len(small)
+    first = int(rng.integers(0, max(1, count - 3)))
+    moved = range(first, min(count, first + int(rng.integers(2, 7))))
+    shift_pixels = scanner.motion_mm / (10.0 * pixel_cm)
+    for number in moved:
+        dx, dy = rng.normal(0, 1.0, 2) * shift_pixels
+        first, last = sorted(rng.integers(0, ANGLES, 2))
+        mu = np.clip(small[number] + 1000.0, 0.0, 3000.0) * np.float32(0.19 / 1000.0 * pixel_cm)
+        other = ndimage.shift(mu, (dy, dx), order=1)
+        difference = project((other - mu)[None])[0]
+        # the head drifts away and comes back within these views
+        drift = np.sin(np.pi * np.clip((np.arange(ANGLES) - first) / max(1, last - first), 0.0, 1.0)) ** 2
+        error[number] += difference * drift[:, None].astype(np.float32)
+
+
+def _frequencies(matrix: int, pixel_mm: float) -> Array:
+    """(matrix, matrix // 2 + 1) cycles per mm."""
+    fy, fx = fft.fftfreq(matrix, pixel_mm), fft.rfftfreq(matrix, pixel_mm)
+    return np.asarray(np.sqrt(fy[:, None] ** 2 + fx[None, :] ** 2), dtype=np.float32)
+
+
+def _kernel(scanner: ScannerSpec, frequency: Array) -> Array:
+    """Modulation of the in-plane point spread, with edge enhancement."""
+    sigma = scanner.blur_mm / 2.355
+    gauss = np.exp(-2.0 * (np.pi * frequency * sigma) ** 2)
+    lift = 1.0 + scanner.edge_gain * (frequency / 0.35) ** 2 * np.exp(1.0 - (frequency / 0.35) ** 2)
+    return np.asarray(gauss * lift, dtype=np.float32)
+
+
+def _noise_shape(scanner: ScannerSpec, frequency: Array) -> Array:
+    """Amplitude of the noise by frequency: the ramp under the kernel's roll-off, with a little low-frequency floor."""
+    grain = scanner.noise_grain_mm
+    return np.asarray(
+        (frequency * grain + 0.08) * np.exp(-1.2 * (np.pi * frequency * grain / 2.0) ** 2), dtype=np.float32
+    )
+
+
+def _noise_gain(scanner: ScannerSpec, matrix: int) -> float:
+    """Scale that gives the whole spectrum (up to a 512 matrix) unit variance; a coarser matrix keeps its part of it."""
+    fine = _frequencies(512, scanner.fov_mm / 512)
+    total = float(np.mean(_noise_shape(scanner, fine).astype(np.float64) ** 2))
+    area = (512.0 / matrix) ** 2
+    return float(1.0 / np.sqrt(total * area))
+
+
+def apply_physics(sliced: Sliced, scanner: ScannerSpec, *, matrix: int) -> tuple[Array, MaskArray]:
+    """(z, y, x) HU as reconstructed (kernel, artefacts, noise, padding), and where bone outshines blood."""
+    pixel = scanner.fov_mm / matrix
+    frequency = _frequencies(matrix, pixel)
+    added = artefacts(sliced, scanner)
+    rng = np.random.default_rng([scanner.seed, 7, matrix])
+    shape = _noise_shape(scanner, frequency)
+    gain = _noise_gain(scanner, matrix)
+    thickness = sliced.thickness_mm
+    level = scanner.noise_hu * np.sqrt(thickness[0] / thickness)
+    kernel = _kernel(scanner, frequency)
+    small = _shrink(sliced.hu)
+    load = _noise_map(small)
+    out = np.empty_like(sliced.hu)
+    bony = np.empty(sliced.hu.shape, dtype=np.bool_)
+    for number in range(len(sliced.hu)):
+        smooth = fft.irfft2(fft.rfft2(sliced.hu[number]) * kernel, s=(matrix, matrix))
+        bony[number] = smooth > BONY_HU
+        white = rng.standard_normal((matrix, matrix), dtype=np.float32)
+        noise = fft.irfft2(fft.rfft2(white) * shape, s=(matrix, matrix)) * np.float32(gain * level[number])
+        extra = _grow(np.stack([added[number], load[number]]), matrix)
+        out[number] = smooth + noise * extra[1] + extra[0]
+    return calibrate(out, scanner), bony
+
+
+def _noise_map(small: Array) -> Array:
+    """(z, SIZE, SIZE) relative SD: more behind much bone, less at the edge of the head and in thin slices of it."""
+    dense = np.clip(small + 1000.0, 0.0, 2200.0) / 1000.0
+    wide = ndimage.gaussian_filter(dense, (0, 14.0, 14.0), mode="constant", truncate=2.5)
+    return np.asarray(np.clip(0.35 + 0.62 * wide, 0.3, 1.8), dtype=np.float32)
+
+
+def calibrate(hu: Array, scanner: ScannerSpec) -> Array:
+    """Scanner's own HU scale; outside the circle of reconstruction air at -1024."""
+    hu *= np.float32(scanner.hu_gain)
+    hu += np.float32(scanner.hu_offset)
+    if scanner.circular_field:
+        matrix = hu.shape[1]
+        axis = np.arange(matrix) - (matrix - 1) / 2
+        outside = axis[:, None] ** 2 + axis[None, :] ** 2 > (matrix / 2) ** 2
+        hu[:, outside] = -1024.0
+    return np.asarray(np.clip(hu, -1024.0, 3071.0), dtype=np.float32)
+
+
+def sharpen(hu: Array, scanner: ScannerSpec) -> Array:
+    """The same slices as a bone kernel shows them: high frequencies, and their noise, raised up to eight times."""
+    matrix = hu.shape[1]
+    frequency = _frequencies(matrix, scanner.fov_mm / matrix)
+    lift = 1.0 + 7.0 * (1.0 - np.exp(-((frequency / 0.45) ** 2)))
+    out = np.empty_like(hu)
+    for number, one in enumerate(hu):
+        out[number] = fft.irfft2(fft.rfft2(one) * lift, s=(matrix, matrix))
+    return np.asarray(np.clip(out, -1024.0, 3071.0), dtype=np.float32)

@@ -1,0 +1,108 @@
+"""What a training patch may look like beyond what was simulated: geometry, contrast, noise, resolution.
+
+Ranges are drawn wider than nature, so that a real scanner is one more draw (domain randomisation). The contrast
+rule is the paper's (section 2.2 and Table 2): a third unchanged, a third power law, a third logarithmic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+F32Array = npt.NDArray[np.float32]
+U8Array = npt.NDArray[np.uint8]
+Generator = np.random.Generator
+
+IGNORE = 255
+"""Target of pixels without a label; they give no loss."""
+AIR_HU = -1000.0
+CONTRAST_HU = 110.0
+"""The contrast rule works on 0 to this HU as 0 to 1: the range of the brain window."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges; probabilities are per patch."""
+
+    rotation_degrees: float = 25.0
+    scale: tuple[float, float] = (0.82, 1.18)
+    """Height and width independently (paper: head size and aspect ratio)."""
+    shear: float = 0.08
+    mirror: float = 0.5
+    reverse_slices: float = 0.3
+    same_slices: float = 0.1
+    """All three channels show the middle slice, as at the ends of a stack."""
+    power_law: tuple[float, float] = (0.85, 1.1)
+    logarithm: tuple[float, float] = (0.7, 1.1)
+    gain: tuple[float, float] = (0.92, 1.08)
+    offset_hu: float = 5.0
+    blur_px: tuple[float, float] = (0.3, 0.9)
+    blur_probability: float = 0.25
+    sharpen_probability: float = 0.15
+    noise_hu: float = 6.0
+    noise_probability: float = 0.4
+
+
+def augment(
+    hu_3vu: F32Array, blood_vu: U8Array, centre: tuple[float, float], size: int, draw: Augmentation, rng: Generator
+) -> tuple[F32Array, U8Array]:
+    """A (3, size, size) HU patch and its (size, size) target around `centre` (v, u)."""
+    hu, target = warp(hu_3vu, blood_vu, centre, size, draw, rng)
+    if rng.random() < draw.reverse_slices:
+        hu = hu[::-1]
+    if rng.random() < draw.same_slices:
+        hu = np.repeat(hu[1:2], 3, axis=0)
+    return change_contrast(change_texture(hu, draw, rng), draw, rng), target
+
+
+def warp(
+    hu_3vu: F32Array, blood_vu: U8Array, centre: tuple[float, float], size: int, draw: Augmentation, rng: Generator
+) -> tuple[F32Array, U8Array]:
+    """A random affine view; outside the source the image is air and the target ignored."""
+    angle = np.radians(rng.uniform(-draw.rotation_degrees, draw.rotation_degrees))
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    stretch = np.diag(1 / rng.uniform(*draw.scale, size=2)) + np.diag([rng.uniform(-draw.shear, draw.shear)], k=1)
+    if rng.random() < draw.mirror:
+        stretch[:, 1] *= -1
+    matrix = rotation @ stretch
+    origin = np.array(centre) - matrix @ np.full(2, (size - 1) / 2)
+    shape = (size, size)
+    hu = np.stack(
+        [ndimage.affine_transform(one, matrix, origin, shape, order=1, cval=AIR_HU, mode="constant") for one in hu_3vu]
+    )
+    target = ndimage.affine_transform(blood_vu, matrix, origin, shape, order=0, cval=IGNORE, mode="constant")
+    return hu, target
+
+
+def change_texture(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32Array:
+    """Blur or sharpen (kernels), then noise of a random grain."""
+    kind = rng.random()
+    if kind < draw.blur_probability:
+        sigma = rng.uniform(*draw.blur_px)
+        hu_3vu = ndimage.gaussian_filter(hu_3vu, (0, sigma, sigma))
+    elif kind < draw.blur_probability + draw.sharpen_probability:
+        soft = ndimage.gaussian_filter(hu_3vu, (0, 1.0, 1.0))
+        hu_3vu = hu_3vu + np.float32(rng.uniform(0.2, 0.8)) * (hu_3vu - soft)
+    if rng.random() < draw.noise_probability:
+        noise = rng.standard_normal(hu_3vu.shape, dtype=np.float32)
+        grain = rng.uniform(0.0, 1.0)
+        if grain > 0.3:
+            noise = ndimage.gaussian_filter(noise, (0, grain, grain))
+            noise /= max(float(noise.std()), 1e-6)
+        hu_3vu = hu_3vu + np.float32(rng.uniform(0, draw.noise_hu)) * noise
+    return np.asarray(hu_3vu, dtype=np.float32)
+
+
+def change_contrast(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32Array:
+    """The paper's three ways on the brain's range of HU, then a small gain and offset of the whole scale."""
+    rule = rng.integers(3)
+    share = np.clip(hu_3vu / np.float32(CONTRAST_HU), 0, 1)
+    if rule == 1:
+        hu_3vu = hu_3vu + (share ** rng.uniform(*draw.power_law) - share) * np.float32(CONTRAST_HU)
+    elif rule == 2:  # above the range everything moves with its top, so that bone stays brighter than blood
+        hu_3vu = hu_3vu + (rng.uniform(*draw.logarithm) * np.log2(1 + share) - share) * np.float32(CONTRAST_HU)
+    gain, offset = rng.uniform(*draw.gain), rng.uniform(-draw.offset_hu, draw.offset_hu)
+    return np.asarray(hu_3vu * gain + offset, dtype=np.float32)

@@ -1,0 +1,42 @@
+"""Atomic, complete checkpoints: weights, averaged weights, optimiser, step and random state."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ml.errors import TrainingError
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Temporary file, fsync, rename; the one before stays as `<name>.previous`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        path.replace(path.with_name(path.name + ".previous"))
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The last complete checkpoint, or None before the first.
+
+    Raises:
+        TrainingError: there are checkpoints, but none can be read.
+    """
+    candidates = [one for one in (path, path.with_name(path.name + ".previous")) if one.exists()]
+    for candidate in candidates:
+        try:
+            state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError):
+            continue
+        return state
+    if candidates:
+        raise TrainingError(f"no checkpoint in {path.parent.name} can be read; delete the folder to start again")
+    return None
