@@ -1,0 +1,1 @@
+"""Where instances meet voxels: Celery tasks, the pipeline of one job, and the result objects."""

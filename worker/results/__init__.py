@@ -1,0 +1,1 @@
+"""The only place where highdicom is called: predictions in, DICOM SEG and SR out."""

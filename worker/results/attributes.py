@@ -1,0 +1,117 @@
+"""Attributes that SEG and SR share and that highdicom does not set: times, equipment, qualification, file header."""
+
+from __future__ import annotations
+
+import copy
+import re
+from datetime import datetime, timedelta, timezone, tzinfo
+from typing import TYPE_CHECKING
+
+from pydicom import Dataset
+
+from worker.results.codes import coded
+from worker.results.files import through_bytes
+from worker.results.identity import copy_identity, set_character_set
+from worker.results.uids import IMPLEMENTATION_CLASS_UID, INSTANCE_CREATOR_UID
+
+if TYPE_CHECKING:
+    from worker.results.context import ResultContext
+
+IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"
+"""(0002,0013), 16 characters at most."""
+_OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
+_SCANNER_TEXTS = (
+    "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName", "DeviceSerialNumber",
+    "SoftwareVersions", "DeviceUID",
+)  # fmt: skip
+
+
+def blank_header(header: Dataset) -> Dataset:
+    """What highdicom wants of a source instance and nothing that it could refuse: identity empty, geometry as it is.
+
+    Identity is copied afterwards by `copy_identity`; highdicom would refuse a sex of "X" or re-encode names.
+    """
+    blank = Dataset()
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+                    "StudyDate", "StudyTime", "ReferringPhysicianName"):  # fmt: skip
+        setattr(blank, keyword, "")
+    for keyword in (
+        "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "Rows",
+        "Columns", "FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient",
+        "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "LossyImageCompression",
+        "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+    ):  # fmt: skip
+        if keyword in header:
+            blank[keyword] = copy.deepcopy(header[keyword])  # setting a value later must not reach the source
+    return blank
+
+
+def result_time(context: ResultContext, header: Dataset) -> datetime:
+    """The time of the analysis in the zone that holds for the whole object."""
+    return context.created_at.astimezone(_zone(header) or context.local_zone).replace(microsecond=0)
+
+
+def finish(ds: Dataset, context: ResultContext, header: Dataset) -> Dataset:
+    """The completed result, plain and from its own bytes.
+
+    Adds times, equipment, qualification (PS3.3 C.7.5, C.12.1), file header and, last of all, the identity.
+    """
+    set_character_set(header, ds, context.own_texts)
+    time = result_time(context, header)
+    ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = time.strftime("%Y%m%d")
+    ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = time.strftime("%H%M%S")
+    ds.TimezoneOffsetFromUTC = time.strftime("%z")
+    ds.InstanceCreatorUID = INSTANCE_CREATOR_UID
+    ds.DeviceUID = context.bundle.device_uid
+    ds.SoftwareVersions = _software_versions(context)
+    ds.ManufacturerModelName = context.equipment.model_name
+    ds.DeviceSerialNumber = context.equipment.serial_number
+    if context.equipment.institution_name:
+        ds.InstitutionName = context.equipment.institution_name
+    ds.ContentQualification = context.content_qualification
+    ds.ContributingEquipmentSequence = [*_scanner(header), _algorithm(context, time)]
+    ds.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    result = through_bytes(ds)
+    copy_identity(header, result)
+    return result
+
+
+def _zone(header: Dataset) -> tzinfo | None:
+    match = _OFFSET.fullmatch(str(header.get("TimezoneOffsetFromUTC", "")).strip())
+    if match is None:
+        return None
+    offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return timezone(-offset if match[1] == "-" else offset) if offset <= timedelta(hours=14) else None
+
+
+def _software_versions(context: ResultContext) -> list[str]:
+    return [context.equipment.software_version, f"{context.bundle.name} {context.bundle.version}"[:64]]
+
+
+def _scanner(header: Dataset) -> list[Dataset]:
+    """Item for the scanner (109101), or nothing where the source names no manufacturer (type 1 here)."""
+    if not header.get("Manufacturer"):
+        return []
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [coded("acquisition_equipment")]
+    for keyword in _SCANNER_TEXTS:
+        if header.get(keyword):
+            setattr(item, keyword, header[keyword].value)
+    return [item]
+
+
+def _algorithm(context: ResultContext, time: datetime) -> Dataset:
+    """Item for the algorithm (109102), with the Device UID of the bundle."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [coded("processing_equipment")]
+    item.Manufacturer = context.equipment.manufacturer
+    item.ManufacturerModelName = context.bundle.name[:64]
+    item.DeviceSerialNumber = context.equipment.serial_number
+    item.SoftwareVersions = _software_versions(context)
+    item.DeviceUID = context.bundle.device_uid
+    item.ContributionDateTime = time.strftime("%Y%m%d%H%M%S%z")
+    item.ContributionDescription = f"Weights SHA-256 {context.bundle.digest}"
+    if context.equipment.institution_name:
+        item.InstitutionName = context.equipment.institution_name
+    return item

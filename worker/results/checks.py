@@ -1,0 +1,188 @@
+"""The gate: nothing leaves the worker that one of these checks finds wrong. Raises ResultInvalid, or says nothing.
+
+Every check reads the object back from its own bytes, as a PACS would. No validator sees wrong geometry (a reversed or
+mirrored mask passes them all), so positions and voxels are compared with the source slice by slice, by
+SOP Instance UID.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
+
+from worker.results.errors import ResultInvalid
+from worker.results.files import through_bytes
+from worker.results.identity import identity_difference
+from worker.results.masks import frame_sources, read_mask, read_segments
+from worker.results.module_tables import missing_attributes
+from worker.results.report_tree import ReportedLesion, referenced_instances, report_problem, reported_lesions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pydicom import Dataset
+
+    from ml.prediction import Lesion, Prediction
+    from ml.volume import MaskArray
+    from worker.results.source import SourceExam
+
+POSITION_TOLERANCE_MM = 0.01
+"""Above the rounding of DS (16 characters), far below any slice spacing or pixel."""
+COSINE_TOLERANCE = 1e-4
+VOLUME_TOLERANCE_ML = 0.01
+"""The SR gives volumes to 0.001 mL."""
+
+
+def check_results(
+    source: SourceExam, *, prediction: Prediction, lesions: Sequence[Lesion], seg: Dataset, sr: Dataset
+) -> None:
+    """Both objects of an analysed exam, against the source, the prediction and each other."""
+    check_seg(seg, source, prediction=prediction, lesions=lesions)
+    check_sr(sr, source, seg=seg, lesions=lesions)
+
+
+def check_seg(seg: Dataset, source: SourceExam, *, prediction: Prediction, lesions: Sequence[Lesion]) -> None:
+    """Identity, attributes, UIDs, references, geometry of each frame, and each voxel of each lesion."""
+    seg = through_bytes(seg)
+    _require(seg.SOPClassUID == SegmentationStorage, "SEG_CLASS", "the object is not a segmentation")
+    _check_common(seg, source.headers)
+    _check_frames(seg, source)
+    _check_voxels(read_mask(seg), prediction.mask, source, "the mask of the prediction")
+    segments = read_segments(seg)
+    expected = [lesion.number for lesion in lesions] or [1]
+    _require(list(segments) == expected, "SEG_SEGMENTS", f"segments {list(segments)} for lesions {expected}")
+    for lesion in lesions:
+        _check_voxels(segments[lesion.number], lesion.mask, source, f"lesion {lesion.number}")
+
+
+def check_sr(sr: Dataset, source: SourceExam, *, seg: Dataset, lesions: Sequence[Lesion]) -> None:
+    """Identity, attributes, UIDs, references, and per lesion: segment, tracking UID and volume as in the SEG."""
+    sr, seg = through_bytes(sr), through_bytes(seg)
+    _check_report(sr, source.headers)
+    known = {*source.geometry.sop_instance_uids, str(seg.SOPInstanceUID)}
+    strangers = set(referenced_instances(sr)) - known
+    _require(not strangers, "SR_REFERENCE", f"the report refers to {len(strangers)} instances of other series")
+    evidence = set(_evidence(sr))
+    _require(evidence == known, "SR_EVIDENCE", "the evidence is not the source slices and the segmentation")
+    reported = reported_lesions(sr)
+    _require(len(reported) == len(lesions), "SR_LESIONS", f"{len(reported)} lesion groups for {len(lesions)} lesions")
+    segments = read_segments(seg)
+    for group in reported:
+        _check_reported(group, seg, _counted_ml(segments.get(group.segment_number, {}), source))
+
+
+def check_rejection_sr(sr: Dataset, header: Dataset) -> None:
+    """The report of a study that was not analysed: it must be valid, of that study, and make no finding."""
+    sr = through_bytes(sr)
+    _check_report(sr, [header])
+    strangers = {*referenced_instances(sr), *_evidence(sr)} - {str(header.get("SOPInstanceUID"))}
+    _require(not strangers, "SR_REFERENCE", "the report refers to instances that are not of the study")
+    _require(not reported_lesions(sr), "SR_LESIONS", "a report of a rejected study must not name lesions")
+
+
+def _require(condition: object, code: str, sentence: str) -> None:
+    if not condition:
+        raise ResultInvalid(code, sentence)
+
+
+def _check_common(ds: Dataset, headers: Sequence[Dataset]) -> None:
+    different = identity_difference(headers[0], ds)
+    _require(different is None, "RESULT_IDENTITY", f"{different} is not the source's")
+    missing = missing_attributes(ds)
+    _require(not missing, "RESULT_ATTRIBUTES", f"required attributes are missing: {', '.join(missing[:5])}")
+    charset = ds.get("SpecificCharacterSet")
+    _require(
+        charset == "ISO_IR 192" or charset == headers[0].get("SpecificCharacterSet"),
+        "RESULT_CHARSET",
+        "the character set is neither the source's nor UTF-8",
+    )
+    theirs = {value for header in headers for value in _uids(header)}
+    bad = [value for value in _uids(ds) if value not in theirs and not UID(value).is_valid]
+    _require(not bad, "RESULT_UID", f"{len(bad)} UIDs are not valid")
+    _require(ds.SOPInstanceUID not in theirs, "RESULT_UID", "the result carries a UID of the source")
+    _require(ds.get("ContentQualification"), "RESULT_ATTRIBUTES", "ContentQualification is missing")
+
+
+def _uids(ds: Dataset) -> Iterator[str]:
+    """All UIDs of a dataset and its sequences; texts are not decoded on the way."""
+    for unread in ds.elements():
+        vr = unread.VR or (dictionary_VR(unread.tag) if dictionary_has_tag(unread.tag) else "UN")
+        if vr == "SQ":
+            for item in ds[unread.tag].value:
+                yield from _uids(item)
+        elif vr == "UI" and unread.value:
+            element = ds[unread.tag]
+            yield from [str(value) for value in element.value] if element.VM > 1 else [str(element.value)]
+
+
+def _check_frames(seg: Dataset, source: SourceExam) -> None:
+    """Each frame lies where its slice lies (PS3.3 C.7.6.16.2), on the grid and in the frame of reference of it."""
+    geometry = source.geometry
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    _require(seg.FrameOfReferenceUID == source.frame_of_reference_uid, "SEG_GEOMETRY", "another frame of reference")
+    frames = seg.PerFrameFunctionalGroupsSequence
+    _require(len(frames) == seg.NumberOfFrames, "SEG_FRAMES", "NumberOfFrames is not the number of frames")
+    spacing = shared.PixelMeasuresSequence[0].PixelSpacing
+    _close(spacing, geometry.pixel_spacing_mm, POSITION_TOLERANCE_MM, "pixel spacing")
+    orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    _close(orientation, [*geometry.row_lps, *geometry.column_lps], COSINE_TOLERANCE, "orientation")
+    z_by_uid = {uid: z for z, uid in enumerate(geometry.sop_instance_uids)}
+    for frame, (_, uid) in zip(frames, frame_sources(seg), strict=True):
+        _require(uid in z_by_uid, "SEG_REFERENCE", "a frame refers to an instance that is not a slice of the source")
+        position = frame.PlanePositionSequence[0].ImagePositionPatient
+        _close(position, geometry.positions_lps[z_by_uid[uid]], POSITION_TOLERANCE_MM, f"position on {uid}")
+    instances = [item for series in seg.ReferencedSeriesSequence for item in series.ReferencedInstanceSequence]
+    referenced = {str(item.ReferencedSOPInstanceUID) for item in instances}
+    _require(referenced == set(z_by_uid), "SEG_REFERENCE", "the referenced instances are not the slices of the source")
+
+
+def _close(found: Iterable[float], expected: Iterable[float], tolerance: float, what: str) -> None:
+    same = np.allclose([float(v) for v in found], [float(v) for v in expected], rtol=0.0, atol=tolerance)
+    _require(same, "SEG_GEOMETRY", f"the {what} is not the source's")
+
+
+def _check_voxels(found: dict[str, MaskArray], expected: MaskArray, source: SourceExam, what: str) -> None:
+    """Voxel by voxel and slice by slice; a slice without a frame counts as empty."""
+    for z, uid in enumerate(source.geometry.sop_instance_uids):
+        mask = found.get(uid)
+        same = not expected[z].any() if mask is None else np.array_equal(mask, expected[z])
+        _require(same, "SEG_VOXELS", f"read back on slice {uid} the segmentation is not {what}")
+
+
+def _check_report(sr: Dataset, headers: Sequence[Dataset]) -> None:
+    _require(sr.SOPClassUID == Comprehensive3DSRStorage, "SR_CLASS", "the object is not a Comprehensive 3D SR")
+    _check_common(sr, headers)
+    problem = report_problem(sr)
+    _require(problem is None, "SR_CONTENT", str(problem))
+
+
+def _evidence(sr: Dataset) -> Iterator[str]:
+    for study in sr.get("CurrentRequestedProcedureEvidenceSequence") or []:
+        for series in study.ReferencedSeriesSequence:
+            yield from (str(item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence)
+
+
+def _counted_ml(masks: dict[str, MaskArray], source: SourceExam) -> float:
+    """The volume counted again from the SEG's own voxels: slice heights along the normal, not table steps."""
+    voxel_ml = dict(zip(source.geometry.sop_instance_uids, source.geometry.voxel_volumes_ml, strict=True))
+    return sum(float(mask.sum() * voxel_ml[uid]) for uid, mask in masks.items())
+
+
+def _check_reported(group: ReportedLesion, seg: Dataset, counted_ml: float) -> None:
+    described = {int(s.SegmentNumber): s for s in seg.SegmentSequence}
+    _require(
+        group.segment_number in described and group.sop_instance_uid == seg.SOPInstanceUID,
+        "SR_REFERENCE",
+        f"segment {group.segment_number} is not in the segmentation",
+    )
+    segment = described[group.segment_number]
+    _require(group.tracking_uid == segment.TrackingUID, "SR_TRACKING", "a tracking UID differs from the segment's")
+    _require(group.tracking_id == segment.TrackingID, "SR_TRACKING", "a tracking identifier differs from the segment's")
+    _require(
+        abs(counted_ml - group.volume_ml) <= VOLUME_TOLERANCE_ML,
+        "SR_VOLUME",
+        f"lesion {group.segment_number}: {group.volume_ml:.3f} mL reported, {counted_ml:.3f} mL in the segmentation",
+    )

@@ -1,0 +1,94 @@
+"""What a result says beside the images: who made it, from what, when, and under which settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ml.prediction import BundleIdentity
+
+LONGEST_LO = 64
+"""Characters of a LO value (PS3.5 section 6.2)."""
+RESEARCH_NOTICE = "RESEARCH USE ONLY - not for diagnosis"
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """The node as DICOM equipment (PS3.3 C.7.5.1 and C.7.5.2); texts of 64 characters at most."""
+
+    manufacturer: str = "dicom-node project"
+    model_name: str = "dicom-node"
+    serial_number: str = "1"
+    """DeviceSerialNumber: which installation."""
+    software_version: str = "0"
+    institution_name: str | None = None
+
+
+@dataclass(frozen=True)
+class SeriesPlan:
+    """Numbers and descriptions of the two result series."""
+
+    seg_number: int = 9001
+    seg_description: str = "AI ICH SEG RESEARCH - not for diagnosis"
+    sr_number: int = 9002
+    sr_description: str = "AI ICH SR RESEARCH - not for diagnosis"
+
+    def __post_init__(self) -> None:
+        if min(self.seg_number, self.sr_number) < 1:
+            raise ValueError("series numbers start at 1")
+        if max(len(self.seg_description), len(self.sr_description)) > LONGEST_LO:
+            raise ValueError(f"a series description has at most {LONGEST_LO} characters")
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """The thresholds behind the answer, as the bundle defines them."""
+
+    exam: float
+    voxel: float
+    smallest_lesion_ml: float = 0.0
+
+    def as_text(self) -> str:
+        """One clause for people and for the algorithm's parameters."""
+        return f"exam >= {self.exam:.3g}, voxel >= {self.voxel:.3g}, lesion >= {self.smallest_lesion_ml:.3g} mL"
+
+
+@dataclass(frozen=True)
+class ResultContext:
+    """Everything that decides the bytes of a result, but for the images and the prediction.
+
+    Equal digests give equal UIDs; an equal `created_at` on top gives equal bytes.
+    """
+
+    input_digest: str
+    """Over the source files that were read (their SHA-256, in a fixed order)."""
+    config_digest: str
+    """Over the settings that change a result."""
+    bundle: BundleIdentity
+    created_at: datetime
+    """Time of the analysis, aware; kept with the job so that a retry writes the same."""
+    operating_points: OperatingPoints
+    equipment: Equipment = field(default_factory=Equipment)
+    series: SeriesPlan = field(default_factory=SeriesPlan)
+    local_zone: tzinfo = UTC
+    """Zone for dates and times where the source names none. A TimezoneOffsetFromUTC holds for every time of an
+    object, the copied StudyTime too, so this should be the scanners' own zone."""
+    finding: str = "intracranial_hemorrhage"
+    """Name of the finding in codes.toml."""
+    content_qualification: str = "RESEARCH"
+
+    def __post_init__(self) -> None:
+        if self.created_at.tzinfo is None:
+            raise ValueError("created_at needs a time zone")
+
+    @property
+    def own_texts(self) -> tuple[str, ...]:
+        """The texts that come from settings and may hold any character."""
+        equipment = self.equipment
+        return (
+            equipment.manufacturer, equipment.model_name, equipment.serial_number, equipment.software_version,
+            equipment.institution_name or "", self.series.seg_description, self.series.sr_description,
+            self.bundle.name, self.bundle.version,
+        )  # fmt: skip

@@ -1,0 +1,54 @@
+"""Required attributes of an object by the standard's module tables (PS3.3 annex A), as highdicom packages them.
+
+Presence only: conditions (1C, 2C), enumerations and the contents of functional groups and of SR content items are not
+in the tables. Same data as the writing library uses, so this finds what we forgot, not what the tables have wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
+from pydicom.dataelem import DataElement, RawDataElement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pydicom import Dataset
+
+_UNDECIDABLE = {"SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ContentSequence"}
+"""Below these the tables list every alternative as if it were required."""
+_UNDECIDABLE_MODULES = {"sr-document-content"}
+"""Likewise: what a content item needs depends on its value type."""
+
+
+def missing_attributes(ds: Dataset) -> list[str]:
+    """Keywords (with their path) of type 1 attributes without a value and of type 2 attributes that are not there."""
+    iod = get_sop_class_iod_map()[str(ds.SOPClassUID)]
+    modules = [item["key"] for item in get_iod_module_map()[iod] if item["usage"] == "M"]
+    modules = [key for key in modules if key not in _UNDECIDABLE_MODULES]
+    tables = get_module_attribute_map()
+    missing: list[str] = []
+    for attribute in (attribute for key in modules for attribute in tables[key]):
+        path, keyword, kind = attribute["path"], str(attribute["keyword"]), attribute["type"]
+        if kind not in {"1", "2"} or _UNDECIDABLE.intersection(path):
+            continue
+        if any(_lacks(item, keyword, empty_allowed=kind == "2") for item in _items(ds, path)):
+            missing.append("/".join((*path, keyword)))
+    return missing
+
+
+def _items(ds: Dataset, path: Sequence[str]) -> Iterator[Dataset]:
+    if not path:
+        yield ds
+        return
+    for item in ds.get(path[0]) or []:
+        yield from _items(item, path[1:])
+
+
+def _lacks(item: Dataset, keyword: str, *, empty_allowed: bool) -> bool:
+    if keyword not in item:
+        return True
+    element: DataElement | RawDataElement | None = item.get_item(keyword)  # unread, so never decoded
+    empty = element is None or (not element.value if isinstance(element, RawDataElement) else element.is_empty)
+    return empty and not empty_allowed

@@ -1,0 +1,149 @@
+"""The segmentation object (PS3.3 A.51): BINARY, one segment per lesion, one frame per lesion and slice.
+
+One segment per lesion and not one for all: the SR gives each lesion its volume and points at its segment, the tracking
+UID belongs to a segment, and a reader can switch lesions on and off. A negative exam gives one empty segment on every
+slice: the PACS then shows that the exam was read and which slices were read, and each analysed study has its SEG.
+Frames are tied to slices by SOP Instance UID; nothing is resampled, so a tilted or uneven stack keeps its geometry.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from pydicom.uid import ExplicitVRLittleEndian
+
+from worker.results.attributes import blank_header, finish
+from worker.results.codes import coded
+from worker.results.errors import ResultInvalid
+from worker.results.uids import lesion_tracking_uid, result_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from pydicom import Dataset
+
+    from ml.prediction import Lesion, Prediction
+    from ml.volume import MaskArray
+    from worker.results.context import ResultContext
+    from worker.results.source import SourceExam
+
+_HEMORRHAGE_COLOUR = CIELabColor(45.8, 44.1, 47.1)
+"""sRGB 188, 65, 28: 3D Slicer's colour of hemorrhage."""
+EMPTY_SEGMENT_LABEL = "Hemorrhage (none outlined)"
+
+
+def write_seg(
+    context: ResultContext, source: SourceExam, *, prediction: Prediction, lesions: Sequence[Lesion]
+) -> Dataset:
+    """The SEG of an analysed exam, ready to save.
+
+    Raises ResultInvalid when the lesions are not exactly the prediction's mask or do not fit the source.
+    """
+    labels = _labels(prediction.mask, lesions)
+    if len(source.headers) != len(labels):
+        raise ResultInvalid("SEG_SHAPE", f"the mask has {len(labels)} slices, the source {len(source.headers)}")
+    seg = Segmentation(
+        source_images=_sources(source),
+        pixel_array=labels,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=_descriptions(context, lesions),
+        series_instance_uid=result_uid(context, "seg series"),
+        series_number=context.series.seg_number,
+        sop_instance_uid=result_uid(context, "seg"),
+        instance_number=1,
+        manufacturer=context.equipment.manufacturer,
+        manufacturer_model_name=context.equipment.model_name,
+        software_versions=context.equipment.software_version,
+        device_serial_number=context.equipment.serial_number,
+        series_description=context.series.seg_description,
+        content_label="ICH",
+        content_description="Intracranial hemorrhage, outlined by software, research use only",
+        content_creator_name=f"{context.bundle.name}^{context.bundle.version}"[:64],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        pixel_measures=_pixel_measures(source),
+        omit_empty_frames=bool(lesions),
+    )
+    _fix_dimension_organization(seg, result_uid(context, "seg dimension organization"))
+    seg.BodyPartExamined = "HEAD"
+    return finish(seg, context, source.headers[0])
+
+
+def tracking_id(number: int) -> str:
+    """Tracking ID of a lesion, equal in SEG and SR."""
+    return f"ICH {number}"
+
+
+def _labels(mask: MaskArray, lesions: Sequence[Lesion]) -> npt.NDArray[np.uint16]:
+    """(z, y, x): the number of the lesion at each voxel, 0 outside."""
+    labels = np.zeros(mask.shape, dtype=np.uint16)
+    for index, lesion in enumerate(lesions, start=1):
+        if lesion.number != index or lesion.mask.shape != mask.shape or labels[lesion.mask].any():
+            raise ResultInvalid("SEG_LESIONS", "lesions must be numbered from 1, apart, and on the grid of the mask")
+        labels[lesion.mask] = index
+    if not np.array_equal(labels > 0, mask):
+        raise ResultInvalid("SEG_LESIONS", "the lesions together are not the mask of the prediction")
+    return labels
+
+
+def _sources(source: SourceExam) -> list[Dataset]:
+    blanks = [blank_header(header) for header in source.headers]
+    for blank in blanks:
+        blank.FrameOfReferenceUID = source.frame_of_reference_uid
+        # Type 2 in the Frame of Reference module.
+        blank.PositionReferenceIndicator = blank.get("PositionReferenceIndicator") or ""
+        blank.SliceThickness = blank.get("SliceThickness") or _step_mm(source)
+    return blanks
+
+
+def _step_mm(source: SourceExam) -> float:
+    """Stands in for a slice thickness that the source does not tell."""
+    return round(float(np.median(source.geometry.slice_heights_mm)), 4)
+
+
+def _pixel_measures(source: SourceExam) -> PixelMeasuresSequence:
+    header = source.headers[0]
+    return PixelMeasuresSequence(
+        pixel_spacing=[float(mm) for mm in header.PixelSpacing],
+        slice_thickness=float(header.get("SliceThickness") or _step_mm(source)),
+    )
+
+
+def _descriptions(context: ResultContext, lesions: Sequence[Lesion]) -> list[SegmentDescription]:
+    if not lesions:
+        return [_description(context, 1, EMPTY_SEGMENT_LABEL, tracked=False)]
+    return [
+        _description(context, lesion.number, f"Hemorrhage {lesion.number}, {lesion.volume_ml:.1f} mL", tracked=True)
+        for lesion in lesions
+    ]
+
+
+def _description(context: ResultContext, number: int, label: str, *, tracked: bool) -> SegmentDescription:
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=coded("segment_category"),
+        segmented_property_type=coded("segment_type"),
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=context.bundle.name,
+            family=coded("artificial_intelligence"),
+            version=context.bundle.version,
+            source=context.equipment.manufacturer,
+            parameters={"thresholds": context.operating_points.as_text(), "weights": context.bundle.digest},
+        ),
+        tracking_uid=lesion_tracking_uid(context, number) if tracked else None,
+        tracking_id=tracking_id(number) if tracked else None,
+        anatomic_regions=[coded("intracranial")],
+        display_color=_HEMORRHAGE_COLOUR,
+    )
+
+
+def _fix_dimension_organization(seg: Dataset, uid: str) -> None:
+    """highdicom draws this UID at random; a retry must not."""
+    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid

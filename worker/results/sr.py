@@ -1,0 +1,191 @@
+"""The structured report: Comprehensive 3D SR (PS3.3 A.35.13), TID 1500 (PS3.16).
+
+    Imaging Measurement Report
+      language, device observer (the bundle), procedure reported
+      Imaging Measurements
+        exam          TID 1501: hemorrhage present / absent / undetermined, probability, key images
+        lesion 1..n   TID 1411: segment of the SEG, same tracking UID, volume, long axis, mean attenuation
+      Qualitative Evaluations
+        Summary       one line for people
+        Comment       research notice
+
+A rejected study has no Imaging Measurements and a Summary that says why.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import highdicom.sr as hd
+from highdicom.sr import CodedConcept, ContentSequence, RelationshipTypeValues
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from worker.results.attributes import blank_header, finish
+from worker.results.codes import coded
+from worker.results.context import RESEARCH_NOTICE
+from worker.results.errors import ResultInvalid
+from worker.results.seg import tracking_id
+from worker.results.summary import answer, rejection_sentence, summary_sentence
+from worker.results.uids import lesion_tracking_uid, result_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydicom import Dataset
+
+    from ml.prediction import Lesion, Prediction
+    from worker.results.context import ResultContext
+    from worker.results.source import SourceExam
+
+
+def write_sr(
+    context: ResultContext, source: SourceExam, *, prediction: Prediction, lesions: Sequence[Lesion], seg: Dataset
+) -> Dataset:
+    """The SR of an analysed exam; `seg` is what `write_seg` gave for the same arguments."""
+    groups = _exam_group(context, source, prediction, lesions)
+    for lesion in lesions:
+        groups.extend(_lesion_group(context, source, lesion, seg))
+    summary = summary_sentence(prediction, lesions, context.operating_points)
+    root = _root(context, groups, summary)
+    evidence = [*(blank_header(header) for header in source.headers), blank_header(seg)]
+    document = _document(context, root, evidence)
+    return finish(document, context, source.headers[0])
+
+
+def write_rejection_sr(context: ResultContext, header: Dataset, *, code: str, sentence: str) -> Dataset:
+    """The SR of a study that was not analysed.
+
+    `header` is any instance of the study, of any modality, and may lack all but the Study Instance UID.
+    """
+    if not header.get("StudyInstanceUID"):
+        raise ResultInvalid("SOURCE_WITHOUT_STUDY", "the header names no study, so no report can belong to it")
+    root = _root(context, ContentSequence(), rejection_sentence(code, sentence))
+    # Other UIDs than the SR that the study gets when it is analysed after all: a PACS keeps the first of equal ones.
+    document = _document(context, root, [_stand_in(header)], name=f"sr rejected {code}")
+    _name_evidence(document, header)
+    return finish(document, context, header)
+
+
+def _document(context: ResultContext, root: Dataset, evidence: Sequence[Dataset], *, name: str = "sr") -> Dataset:
+    return hd.Comprehensive3DSR(
+        evidence=evidence,
+        content=root,
+        series_instance_uid=result_uid(context, f"{name} series"),
+        series_number=context.series.sr_number,
+        sop_instance_uid=result_uid(context, name),
+        instance_number=1,
+        manufacturer=context.equipment.manufacturer,
+        is_complete=True,
+        is_final=False,
+        series_description=context.series.sr_description,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+
+
+def _stand_in(header: Dataset) -> Dataset:
+    """Lets highdicom write a report on an instance of any class, or of none; `_name_evidence` puts it right."""
+    blank = blank_header(header)
+    blank.SOPClassUID = CTImageStorage
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        setattr(blank, keyword, header.get(keyword) or "2.25.0")
+    return blank
+
+
+def _name_evidence(document: Dataset, header: Dataset) -> None:
+    """The evidence of a rejected study: its one known instance by its true class, or nothing (type 1C)."""
+    series = document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    instance = series.ReferencedSOPSequence[0]
+    if all(header.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")):
+        instance.ReferencedSOPClassUID = header.SOPClassUID
+    else:
+        del document.CurrentRequestedProcedureEvidenceSequence
+
+
+def _root(context: ResultContext, groups: ContentSequence, summary: str) -> hd.ContainerContentItem:
+    root = hd.ContainerContentItem(name=coded("report_title"), template_id="1500")
+    root.ContentSequence = ContentSequence()
+    language = CodedConcept(value="en", scheme_designator="RFC5646", meaning="English")
+    root.ContentSequence.extend(hd.LanguageOfContentItemAndDescendants(language))
+    root.ContentSequence.extend(hd.ObservationContext(observer_device_context=_observer(context)))
+    root.ContentSequence.append(
+        hd.CodeContentItem(coded("procedure_reported"), coded("procedure"), RelationshipTypeValues.HAS_CONCEPT_MOD)
+    )
+    if groups:
+        root.ContentSequence.append(_container("imaging_measurements", groups))
+    texts = ContentSequence(
+        [
+            hd.TextContentItem(coded(name), text, RelationshipTypeValues.CONTAINS)
+            for name, text in (("summary", summary), ("comment", RESEARCH_NOTICE))
+        ]
+    )
+    root.ContentSequence.append(_container("qualitative_evaluations", texts))
+    return root
+
+
+def _container(name: str, content: ContentSequence) -> hd.ContainerContentItem:
+    item = hd.ContainerContentItem(coded(name), relationship_type=RelationshipTypeValues.CONTAINS)
+    item.ContentSequence = content
+    return item
+
+
+def _observer(context: ResultContext) -> hd.ObserverContext:
+    return hd.ObserverContext(
+        observer_type=coded("device"),
+        observer_identifying_attributes=hd.DeviceObserverIdentifyingAttributes(
+            uid=context.bundle.device_uid,
+            name=f"{context.bundle.name} {context.bundle.version}",
+            manufacturer_name=context.equipment.manufacturer,
+            model_name=context.equipment.model_name,
+            serial_number=context.equipment.serial_number,
+        ),
+    )
+
+
+def _exam_group(
+    context: ResultContext, source: SourceExam, prediction: Prediction, lesions: Sequence[Lesion]
+) -> ContentSequence:
+    finding = coded(context.finding)
+    slices = sorted({lesion.key_slice for lesion in lesions})
+    return hd.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.TrackingIdentifier(result_uid(context, "exam"), "ICH exam"),
+        finding_type=finding,
+        algorithm_id=_algorithm(context),
+        finding_sites=[hd.FindingSite(coded("intracranial"))],
+        measurements=[hd.Measurement(coded("probability"), round(prediction.exam_score, 4), coded("no_unit"))],
+        qualitative_evaluations=[hd.QualitativeEvaluation(finding, coded(answer(prediction)))],
+        source_images=[
+            hd.SourceImageForMeasurementGroup(str(source.headers[z].SOPClassUID), source.geometry.sop_instance_uids[z])
+            for z in slices
+        ]
+        or None,
+    )
+
+
+def _lesion_group(context: ResultContext, source: SourceExam, lesion: Lesion, seg: Dataset) -> ContentSequence:
+    return hd.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.TrackingIdentifier(
+            lesion_tracking_uid(context, lesion.number), tracking_id(lesion.number)
+        ),
+        referenced_segment=hd.ReferencedSegment(
+            sop_class_uid=str(seg.SOPClassUID),
+            sop_instance_uid=str(seg.SOPInstanceUID),
+            segment_number=lesion.number,
+            source_series=hd.SourceSeriesForSegmentation(source.series_instance_uid),
+        ),
+        finding_type=coded(context.finding),
+        algorithm_id=_algorithm(context),
+        finding_sites=[hd.FindingSite(coded("intracranial"))],
+        measurements=[
+            hd.Measurement(coded("volume"), round(lesion.volume_ml, 3), coded("cubic_centimeter")),
+            hd.Measurement(coded("long_axis"), round(lesion.longest_axial_diameter_mm, 1), coded("millimeter")),
+            hd.Measurement(
+                coded("attenuation"), round(lesion.mean_hu, 1), coded("hounsfield_unit"), derivation=coded("mean")
+            ),
+        ],
+    )
+
+
+def _algorithm(context: ResultContext) -> hd.AlgorithmIdentification:
+    return hd.AlgorithmIdentification(
+        name=context.bundle.name, version=context.bundle.version, parameters=[context.operating_points.as_text()]
+    )
