@@ -1,0 +1,182 @@
+"""Files: named by checked UIDs and digest, durable, never in the place of another content."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_node.archive import FolderArchive, InstanceKey, check_uid, instance_folder, put
+from dicom_node.errors import ArchiveError, OutOfSpace, UnsafeUid
+
+KEY = InstanceKey("1.2.3", "1.2.3.4", "1.2.3.4.5")
+HEAD = b"head"
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> FolderArchive:
+    """An empty archive."""
+    return FolderArchive(tmp_path / "archive")
+
+
+def test_a_committed_file_holds_head_and_dataset(archive: FolderArchive) -> None:
+    """Digest and size are of the dataset alone; the path is below the study's and series' folders."""
+    stored = put(archive, KEY, head=HEAD, pieces=[b"data", b"set"])
+    with archive.open(stored.path) as file:
+        assert file.read() == b"headdataset"
+    assert (stored.sha256, stored.size_bytes) == (hashlib.sha256(b"dataset").hexdigest(), 7)
+    assert stored.path == f"{instance_folder(KEY)}/1.2.3.4.5-{stored.sha256[:16]}.dcm"
+    assert list((archive.root / "incoming").iterdir()) == []
+
+
+def test_other_bytes_under_the_same_uid_lie_beside(archive: FolderArchive) -> None:
+    """No content takes the place of another one."""
+    first = put(archive, KEY, head=HEAD, pieces=[b"one"])
+    second = put(archive, KEY, head=HEAD, pieces=[b"two"])
+    assert first.path != second.path
+    assert archive.path(first.path).read_bytes() == b"headone"
+
+
+def test_the_same_bytes_again(archive: FolderArchive) -> None:
+    """Same name, still there, nothing left in incoming: also when a crash left the first file cut off."""
+    first = put(archive, KEY, head=HEAD, pieces=[b"one"])
+    archive.path(first.path).write_bytes(b"he")
+    assert put(archive, KEY, head=HEAD, pieces=[b"one"]) == first
+    assert archive.path(first.path).read_bytes() == b"headone"
+    assert list((archive.root / "incoming").iterdir()) == []
+
+
+def test_a_file_system_without_hard_links(archive: FolderArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some shared folders have none: then the file is renamed."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    stored = put(archive, KEY, head=HEAD, pieces=[b"one"])
+    assert archive.path(stored.path).read_bytes() == b"headone"
+    assert list((archive.root / "incoming").iterdir()) == []
+
+
+def test_a_file_and_its_name_are_synced_before_commit_returns(
+    archive: FolderArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file, its folder, and every folder that is new in its parent."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().as_posix())
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    spool = archive.spool(HEAD)
+    spool.write(b"one")
+    stored = archive.commit(spool, KEY)
+    folder = archive.path(stored.path).parent
+    assert {str(path) for path in (folder, folder.parent, folder.parent.parent, archive.root / "instances")} <= set(
+        synced
+    )
+    assert any(path.startswith(str(archive.root / "incoming")) for path in synced)
+    assert synced.count(str(folder)) == 1  # when it holds the file's name: making it syncs its parents only
+
+
+def test_a_discarded_spool_leaves_nothing(archive: FolderArchive) -> None:
+    """Twice is as good as once, and after a commit it does nothing."""
+    spool = archive.spool(HEAD)
+    spool.write(b"one")
+    spool.discard()
+    spool.discard()
+    assert list((archive.root / "incoming").iterdir()) == []
+    committed = archive.spool(HEAD)
+    stored = archive.commit(committed, KEY)
+    committed.discard()
+    assert archive.exists(stored.path)
+
+
+def test_a_folder_that_was_removed_is_made_again(archive: FolderArchive) -> None:
+    """An emptied study's folder may be gone although the archive has made it before."""
+    stored = put(archive, KEY, head=HEAD, pieces=[b"one"])
+    archive.remove(stored.path)
+    archive.path(stored.path).parent.rmdir()
+    assert archive.exists(put(archive, KEY, head=HEAD, pieces=[b"one"]).path)
+
+
+def test_set_aside(archive: FolderArchive) -> None:
+    """A conflicting file moves among the conflicts."""
+    stored = put(archive, KEY, head=HEAD, pieces=[b"one"])
+    aside = archive.set_aside(stored)
+    assert aside.path.startswith("conflicts/")
+    assert (archive.exists(stored.path), archive.exists(aside.path)) == (False, True)
+    assert sorted(archive.committed(older_than_s=0)) == [aside.path]
+
+
+@pytest.mark.parametrize(
+    "uid", ["", ".", "..", "../x", "1/2", "1.2\0", "1.2\n", "1" * 65, "a.b", ".1", "1.2 ", "\u0661.2", "-1"]
+)
+def test_unsafe_uids_never_reach_a_path(archive: FolderArchive, uid: str) -> None:
+    """In any of the three places."""
+    for key in (InstanceKey(uid, "1", "1"), InstanceKey("1", uid, "1"), InstanceKey("1", "1", uid)):
+        spool = archive.spool(HEAD)
+        with pytest.raises(UnsafeUid):
+            archive.commit(spool, key)
+        spool.discard()
+    assert [path for path in archive.root.rglob("*") if path.is_file()] == []
+
+
+@given(st.text(max_size=70))
+def test_a_checked_uid_is_one_plain_name(uid: str) -> None:
+    """Whatever passes is digits and dots and no name with a meaning."""
+    try:
+        check_uid(uid)
+    except UnsafeUid:
+        return
+    assert set(uid) <= set("0123456789.")
+    assert Path(uid).name == uid
+    assert len(uid) <= 64
+
+
+def test_sweeping_spares_what_is_being_received(archive: FolderArchive) -> None:
+    """A dead process's file goes; a living one's, whichever process it is, stays; so does one that is newer."""
+    dead, held = archive.root / "incoming" / "dead.part", archive.root / "incoming" / "held.part"
+    dead.write_bytes(b"x")
+    held.write_bytes(b"x")
+    mine = archive.spool(HEAD)
+    with held.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert archive.sweep_incoming(older_than=time.time() - 60) == 0
+        assert archive.sweep_incoming(older_than=time.time() + 60) == 1
+    assert (dead.exists(), held.exists(), mine.path.exists()) == (False, True, True)
+
+
+def test_no_space_is_told_apart(archive: FolderArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC and EDQUOT are OutOfSpace, anything else ArchiveError; no message holds a path."""
+
+    def fail(code: int) -> None:
+        def write(*_: object) -> int:
+            raise OSError(code, os.strerror(code), "/a/path/1.2.3")
+
+        monkeypatch.setattr(os, "write", write)
+
+    for code, kind in ((28, OutOfSpace), (122, OutOfSpace), (5, ArchiveError)):
+        fail(code)
+        with pytest.raises(kind) as caught:
+            archive.spool(HEAD)
+        assert type(caught.value) is kind
+        assert "/a/path" not in str(caught.value)
+    monkeypatch.undo()
+    assert list((archive.root / "incoming").iterdir()) == []
+
+
+def test_a_missing_file_is_an_archive_error(archive: FolderArchive) -> None:
+    """Not a bare OSError."""
+    with pytest.raises(ArchiveError):
+        archive.open("instances/none.dcm")
+    archive.remove("instances/none.dcm")
+    assert archive.free_bytes() > 0

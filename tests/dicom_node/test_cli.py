@@ -1,0 +1,289 @@
+"""The admin CLI: help and documentation, JSON, exit codes, errors as one sentence, and no patient on the screen."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import typer
+
+from dicom_node import cli, jobs
+from dicom_node.states import JobState, ResultKind
+from dicom_node.tables import Delivery, Result
+from tests.dicom_factory import ct_series, write
+from tests.dicom_node.house import STUDY, House, head_ct
+from tests.peers import StoreScp, free_port
+
+REPO = Path(__file__).parents[2]
+PHI = ("Phantom", "PHANTOM1", "19500101")
+# pynetdicom drops the socket of a connection that failed without closing it.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+Run = Callable[..., "Done"]
+
+
+class Done:
+    """How a command ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        """What it printed."""
+        return json.loads(self.out)
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command by its full name."""
+    top: Any = group or typer.main.get_command(cli.app)
+    for name, command in top.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+COMMANDS = dict(commands())
+WITH_JSON = sorted(n for n, c in COMMANDS.items() if any("--json" in p.opts for p in c.params))
+
+
+@pytest.fixture
+def house(make_small_house: Callable[..., House]) -> House:
+    """A node with one study that was read and whose results wait, in a folder with its config.toml."""
+    house = make_small_house(CONFIG.format(port=free_port()))
+    house.finish(house.claimed(), summary={"line": "ICH [suspected]: 0.97", "finding": "positive"})
+    return house
+
+
+CONFIG = (
+    '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\ntimeout_s = 2.0\n'
+)
+
+
+@pytest.fixture
+def run(house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """`run("status", "--json")`: as the shell runs it, within this process."""
+    path = house.folder / "config.toml"
+    port = house.config.delivery.destination[0].port
+    path.write_text(f'[node]\ndata_dir = "data"\n[logging]\nformat = "json"\n{CONFIG.format(port=port)}')
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def run(*arguments: object, config: Path = path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["dicom-node", "--config", str(config), *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        assert not any(secret in out + err for secret in PHI)
+        assert "Traceback" not in err
+        return Done(code, out, err)
+
+    yield run
+    logging.captureWarnings(capture=False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_is_documented(name: str) -> None:
+    """Each option and argument too."""
+    command = COMMANDS[name]
+    assert command.help
+    assert re.search(rf"^\| `{re.escape(name)}[ `]", (REPO / "docs" / "cli.md").read_text(), flags=re.MULTILINE)
+    for parameter in command.params:
+        if parameter.name not in ("help", "study_instance_uid", "folder"):
+            assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+def test_no_command_is_documented_that_is_not_there() -> None:
+    """The first words of each table row are a command."""
+    rows = re.findall(r"^\| `([^`]+)`", (REPO / "docs" / "cli.md").read_text(), flags=re.MULTILINE)
+    assert rows
+    for row in rows:
+        assert any(row.split()[: len(name.split())] == name.split() for name in COMMANDS), row
+
+
+def test_json_is_all_that_is_printed(run: Run, house: House, tmp_path: Path) -> None:
+    """For every command that has --json."""
+    write(ct_series(slices=3, rows=4, columns=4), tmp_path / "ct")
+    arguments: dict[str, list[object]] = {
+        "show": [STUDY],
+        "retry": [99],
+        "cancel": [99],
+        "send": [tmp_path / "ct", "--port", free_port()],
+        "rules test": [tmp_path / "ct"],
+        "db downgrade": ["base"],
+        "bundles": [],
+    }
+    parsed = []
+    for name in WITH_JSON:
+        done = run(*name.split(), *arguments.get(name, []), "--json")
+        if done.out:
+            assert done.json is not None
+            parsed.append(name)
+        else:
+            assert done.err, name
+            assert done.code in (1, 2), name
+    assert {"status", "studies", "show", "jobs", "deliver", "echo", "check-config", "doctor", "db check"} <= set(parsed)
+
+
+def test_tables_are_for_people(run: Run) -> None:
+    """What stands in square brackets is text, not markup."""
+    assert "SUCCEEDED" in run("studies").out
+    shown = run("show", STUDY)
+    assert "ICH [suspected]: 0.97" in shown.out
+    assert "12" in run("jobs").out
+    assert "PENDING" in run("deliver", "--list").out
+
+
+def test_the_ledger_balances_or_exit_is_3(run: Run, house: House) -> None:
+    """Received = processed + rejected + under way."""
+    done = run("status", "--json")
+    assert (done.code, done.json["balances"], done.json["studies"]["processed"]) == (0, True, 1)
+    with house.database.session() as session:
+        session.query(Delivery).delete()
+        session.query(Result).delete()
+    done = run("status")
+    assert done.code == 3
+    assert "does not balance" in done.out
+
+
+def test_what_is_not_there_is_one_sentence_and_exit_1(run: Run) -> None:
+    """With what to look at."""
+    for arguments in (["show", "1.2.3"], ["retry", 99], ["cancel", 99], ["echo", "nobody"], ["deliver", 99]):
+        done = run(*arguments)
+        assert (done.code, done.out) == (1, "")
+        assert len(done.err.strip().splitlines()) == 1
+        assert done.err.startswith(("NOT_FOUND: ", "NOT_POSSIBLE: "))
+
+
+def test_wrong_usage_is_exit_2(run: Run, tmp_path: Path) -> None:
+    """And says what would be right."""
+    (tmp_path / "x").write_text("x")
+    for arguments, hint in (
+        (["jobs", "--state", "lost"], "quarantined"),
+        (["serve", "--role", "x"], "sweeper"),
+        (["send", tmp_path / "none"], "Usage"),
+        (["send", tmp_path / "x", "--called", "A\\B"], "ae_title"),
+        (["db", "downgrade", "base"], "--yes"),
+        (["nonsense"], "nonsense"),
+    ):
+        done = run(*arguments)
+        assert done.code == 2, arguments
+        assert hint in done.err
+
+
+def test_a_wrong_configuration_is_exit_2_with_its_line(run: Run, tmp_path: Path) -> None:
+    """Brackets in the message are not markup."""
+    (tmp_path / "c.toml").write_text('[[delivery.route]]\ndestinations = ["pacs"]\n')
+    done = run("check-config", config=tmp_path / "c.toml")
+    assert done.code == 2
+    assert "[[delivery.route]] names 'pacs'" in done.err
+    (tmp_path / "c.toml").write_text("[node]\nae_titel = 'X'\n")
+    assert (
+        "c.toml:2: unknown key 'node.ae_titel'; did you mean 'ae_title'?"
+        in run("status", config=tmp_path / "c.toml").err
+    )
+    assert run("status", config=tmp_path / "none.toml").code == 2
+
+
+def test_a_database_that_is_gone_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    """Without its password."""
+    (tmp_path / "c.toml").write_text(f'[database]\nurl = "postgresql://n:s3cret@127.0.0.1:{free_port()}/x"')
+    done = run("status", config=tmp_path / "c.toml")
+    assert done.code == 1
+    assert done.err.startswith("DATABASE_UNREACHABLE: ")
+    assert "s3cret" not in done.err + run("doctor", config=tmp_path / "c.toml").out
+    assert "s3cret" not in run("check-config", "--json", config=tmp_path / "c.toml").out
+
+
+def test_retry_and_cancel(run: Run, house: House) -> None:
+    """As the rows say."""
+    house.receive(head_ct(slices=1, spacing_mm=[]))
+    house.age(s=1001)
+    (job_id,) = house.sweep()
+    assert run("cancel", job_id).out.strip() == f"job {job_id}: it is cancelled"
+    assert house.row(job_id).state is JobState.CANCELLED
+    assert run("cancel", job_id).code == 1
+    assert run("retry", job_id, "--json").json == {"job": job_id, "done": "it is queued again"}
+    assert house.row(job_id).state is JobState.QUEUED
+    assert jobs.claim(house.database, job_id, worker="w", lease_s=9) is not None
+
+
+def test_deliver_starts_dead_ones_again(run: Run, house: House) -> None:
+    """One or all; lists by state."""
+    house.change(Delivery, state="DEAD", last_error="accepts no [SEG]")
+    listed = run("deliver", "--list", "--state", "dead", "--json").json
+    assert [row["kind"] for row in listed] == [ResultKind.SR, ResultKind.SEG]
+    assert "accepts no" in run("deliver", "--list").out
+    assert run("deliver", 1).out.strip() == "deliveries 1: they will be tried now"
+    assert run("deliver", "--json").json["deliveries"] == 2
+    assert [d.state for d in house.all(Delivery)] == ["PENDING", "PENDING"]
+
+
+@pytest.mark.peer("dcmtk")
+def test_send_and_echo_reach_a_real_peer(run: Run, storescp: StoreScp, tmp_path: Path) -> None:
+    """A progress bar for people; what is no object is counted; a refusal is exit 1."""
+    write(ct_series(slices=3, rows=4, columns=4), tmp_path / "ct")
+    (tmp_path / "ct" / "README").write_text("no DICOM")
+    to = ["--port", storescp.port, "--called", storescp.ae_title]
+    done = run("send", tmp_path / "ct", *to)
+    assert (done.code, done.out.strip()) == (0, "3 of 3 files were taken; 1 were no DICOM objects")
+    assert "sending" in done.err
+    assert len(storescp.files()) == 3
+    with storescp.out_of_space():
+        done = run("send", tmp_path / "ct", *to, "--json")
+    assert done.code == 1
+    assert done.json["taken"] == 0
+    assert {row["error"] for row in done.json["not_taken"]} == {"C-STORE answered 0xA700"}
+    assert run("send", tmp_path / "ct" / "README", *to).code == 1
+
+
+@pytest.mark.peer("dcmtk")
+def test_echo_says_who_answers(run: Run, house: House) -> None:
+    """Exit 1 as long as one does not."""
+    done = run("echo")
+    assert (done.code, "no association" in done.out) == (1, True)
+    with StoreScp(port=house.config.delivery.destination[0].port):
+        done = run("echo", "pacs", "--json")
+    assert (done.code, done.json[0]["answer"]) == (0, "0x0000")
+
+
+def test_rules_test_explains(run: Run, tmp_path: Path) -> None:
+    """Exit 0 with a series to read, 3 without."""
+    write(head_ct(), tmp_path / "head")
+    assert run("rules", "test", tmp_path / "head", "--json").json["chosen"] == "2.25.2"
+    write(head_ct(modality="MR", extra={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}), tmp_path / "mr")
+    assert run("rules", "test", tmp_path / "mr").code == 3
+    (tmp_path / "empty").mkdir()
+    assert run("rules", "test", tmp_path / "empty").code == 1
+
+
+def test_db_commands(run: Run) -> None:
+    """Check, down, check, up."""
+    assert run("db", "check").code == 0
+    assert run("db", "downgrade", "base", "--yes").code == 0
+    done = run("db", "check", "--json")
+    assert (done.code, done.json["revision"], done.json["needs"]) == (3, None, "0001")
+    assert run("db", "upgrade", "--json").json["revision"] == "0001"
+    assert run("db", "check").code == 0
+
+
+def test_conformance_is_markdown(run: Run) -> None:
+    """Of the running configuration."""
+    assert run("conformance").out.startswith("# DICOM conformance statement")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "| pacs | PACS | 127.0.0.1:" in run("conformance").out

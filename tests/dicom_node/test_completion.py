@@ -1,0 +1,388 @@
+"""Completion: every reason, late instances, races with intake and workers, faults in one study."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from dicom_node import completion as module
+from dicom_node import eligibility, jobs
+from dicom_node.completion import Completion
+from dicom_node.db import now
+from dicom_node.errors import LeaseLost
+from dicom_node.intake_rows import AssociationRecord
+from dicom_node.states import CompleteReason, JobState, StudyState
+from dicom_node.statuses import Status
+from dicom_node.tables import AuditEvent, Delivery, Instance, Job, Result, Study, Verdict
+from tests.dicom_node.house import MR, SEG, SR, STUDY, House, head_ct, other_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_a_whole_head_completes_as_soon_as_its_association_ended(house: House) -> None:
+    """CONTIGUOUS: one job with every slice, and a verdict with its reason."""
+    house.receive(head_ct())
+    (job_id,) = house.sweep()
+    job, study = house.row(job_id), house.study()
+    assert (study.state, study.complete_reason) == (StudyState.COMPLETE, CompleteReason.CONTIGUOUS)
+    assert (job.state, job.generation, len(job.sop_instance_uids)) == (JobState.QUEUED, 1, 12)
+    assert [(v.chosen, v.series_instance_uid) for v in house.all(Verdict)] == [(True, "2.25.2")]
+    assert house.sweep() == []
+
+
+def test_an_open_association_that_sent_to_the_study_is_waited_for(house: House) -> None:
+    """A persistent association is outlasted by `quiet_s`."""
+    house.receive(head_ct(), close=False)
+    assert house.sweep() == []
+    house.age(s=1001)
+    assert len(house.sweep()) == 1
+    assert house.study().complete_reason is CompleteReason.QUIET
+
+
+def test_an_open_association_that_sent_to_another_study_is_not_waited_for(small_house: House) -> None:
+    """Only those that sent to this study count."""
+    small_house.receive(head_ct(slices=2, study_uid="2.25.9", series_uid="2.25.91"), close=False)
+    small_house.receive(head_ct())
+    assert len(small_house.sweep()) == 1
+
+
+def test_a_study_waits_to_settle(make_small_house: Callable[..., House]) -> None:
+    """`settle_s` after the last instance, for a second association may follow."""
+    house = make_small_house("settle_s = 30.0")
+    house.receive(head_ct())
+    assert house.sweep() == []
+    house.age(s=31)
+    assert len(house.sweep()) == 1
+
+
+@pytest.mark.parametrize("missing", [slice(5, 7), slice(6, None)], ids=["gap", "half a head"])
+def test_slices_that_are_missing_are_waited_for(small_house: House, missing: slice) -> None:
+    """A gap, or too short a stack, is no evidence; when the rest comes the study is whole."""
+    whole = head_ct()
+    late = whole[missing]
+    small_house.receive([dataset for dataset in whole if dataset not in late])
+    assert small_house.sweep() == []
+    assert small_house.sweep() == []
+    small_house.receive(late)
+    (job_id,) = small_house.sweep()
+    assert len(small_house.row(job_id).sop_instance_uids) == 12
+
+
+def test_a_study_that_never_falls_silent_completes_at_the_hard_maximum(small_house: House) -> None:
+    """MAX_WAIT counts from the first instance of the round."""
+    record = small_house.receive(head_ct(), close=False)
+    small_house.age(s=5001)
+    small_house.receive(head_ct(slices=1, series_uid="2.25.3"), association=record, close=False)
+    assert len(small_house.sweep()) == 1
+    assert small_house.study().complete_reason is CompleteReason.MAX_WAIT
+
+
+def test_a_late_series_that_does_not_change_the_exam_makes_no_job(small_house: House) -> None:
+    """A bone kernel sent minutes later leaves the finished job as it is."""
+    job = small_house.claimed()
+    small_house.finish(job)
+    small_house.receive(head_ct(series_uid="2.25.3", kernel="H70h", description="Bone", series_number=3))
+    assert small_house.study().state is StudyState.RECEIVING
+    assert small_house.sweep() == []
+    assert small_house.study().state is StudyState.COMPLETE
+    assert small_house.study().generation == 1
+    assert {v.series_instance_uid: v.chosen for v in small_house.all(Verdict)} == {"2.25.2": True, "2.25.3": False}
+    assert [r.superseded_at for r in small_house.all(Result)] == [None, None]
+
+
+def test_a_late_slice_makes_a_new_generation_that_replaces_the_older_result(make_house: Callable[..., House]) -> None:
+    """Unsent results of the first generation are never sent, sent ones are marked superseded."""
+    house = make_house(DESTINATION)
+    whole = head_ct(slices=13)
+    first = house.claimed(house.job(whole[:12]))
+    house.finish(first)
+    house.receive(whole[12:])
+    (second_id,) = house.sweep()
+    second = house.claimed(second_id)
+    assert (house.row(second_id).generation, len(second.sources)) == (2, 13)
+    assert second.input_digest != first.input_digest
+    house.finish(second)
+    results = {r.job_id: r.superseded_at is None for r in house.all(Result)}
+    assert results == {first.id: False, second_id: True}
+    assert [d.state.value for d in house.all(Delivery)] == ["CANCELLED", "CANCELLED", "PENDING", "PENDING"]
+
+
+def test_a_running_job_is_cancelled_when_the_exam_changes(house: House) -> None:
+    """The worker's late result is thrown away."""
+    whole = head_ct(slices=13)
+    first = house.claimed(house.job(whole[:12]))
+    house.receive(whole[12:])
+    (second_id,) = house.sweep()
+    assert house.row(first.id).state is JobState.CANCELLED
+    with pytest.raises(LeaseLost):
+        house.finish(first)
+    assert house.all(Result) == []
+    assert house.row(second_id).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize("sop_class", [SEG, SR], ids=["SEG", "SR"])
+def test_a_study_without_any_image_gets_no_job(small_house: House, sop_class: str) -> None:
+    """Somebody else's segmentations and reports are nothing to analyse."""
+    small_house.receive([other_object(sop_class, "SEG")])
+    small_house.age(s=1001)
+    assert small_house.sweep() == []
+    assert small_house.study().state is StudyState.COMPLETE
+    assert "nothing to analyse" in [event.kind for event in small_house.all(AuditEvent)]
+
+
+def test_an_mr_study_gets_a_job_that_is_to_be_rejected(small_house: House) -> None:
+    """It must be answered: not analysed, and why."""
+    small_house.receive([other_object(MR, "MR")])
+    small_house.age(s=1001)
+    (job_id,) = small_house.sweep()
+    job = small_house.claimed(job_id)
+    assert job.rejection is not None
+    assert job.rejection[0] == "NO_CT"
+    assert [source.sop_instance_uid for source in job.sources] == ["2.25.77"]
+
+
+def test_a_result_that_comes_back_leaves_the_study_alone(small_house: House) -> None:
+    """Loop guard: neither reopened nor analysed."""
+    small_house.finish(small_house.claimed())
+    own = other_object(SEG, "SEG", uid=small_house.all(Result)[0].sop_instance_uid)
+    small_house.receive([own])
+    assert small_house.study().state is StudyState.COMPLETE
+    small_house.age(s=5001)
+    assert small_house.sweep() == []
+    assert [i.is_own_result for i in small_house.all(Instance)].count(True) == 1
+
+
+def test_an_own_result_of_a_study_that_is_not_known_gets_no_job(small_house: House) -> None:
+    """A PACS may prefetch results to us after our rows of the study are gone."""
+    small_house.finish(small_house.claimed())
+    stranger = other_object(SEG, "SEG", uid=small_house.all(Result)[0].sop_instance_uid)
+    stranger.StudyInstanceUID = "2.25.500"
+    small_house.receive([stranger])
+    small_house.age(s=5001)
+    assert small_house.sweep() == []
+
+
+def test_the_same_bytes_again_make_no_work(small_house: House) -> None:
+    """A PACS that sends everything twice."""
+    whole = head_ct()
+    small_house.finish(small_house.claimed(small_house.job(whole)))
+    small_house.receive(whole)
+    assert small_house.study().state is StudyState.COMPLETE
+    assert small_house.sweep() == []
+
+
+def test_a_job_that_an_administrator_cancelled_is_made_again_for_new_instances(small_house: House) -> None:
+    """Its exam was never read."""
+    job_id = small_house.job()
+    jobs.cancel(small_house.database, job_id, why="test")
+    small_house.receive(head_ct(slices=1, series_uid="2.25.3", description="Bone", kernel="H70h"))
+    assert len(small_house.sweep()) == 1
+
+
+def test_an_instance_between_decision_and_commit_keeps_the_study_open(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision was made without it, so it must not be written."""
+    whole, choose = head_ct(slices=13), eligibility.choose
+
+    def choose_while_a_slice_arrives(*arguments: object) -> object:
+        monkeypatch.setattr(eligibility, "choose", choose)
+        house.receive(whole[12:])
+        return choose(*arguments)  # type: ignore[arg-type]
+
+    house.receive(whole[:12])
+    monkeypatch.setattr(eligibility, "choose", choose_while_a_slice_arrives)
+    assert house.sweep() == []
+    assert house.study().state is StudyState.RECEIVING
+    (job_id,) = house.sweep()
+    assert len(house.row(job_id).sop_instance_uids) == 13
+
+
+def test_an_instance_of_the_very_same_microsecond_is_noticed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks are coarse and set back: equal times alone do not prove that nothing came."""
+    whole, choose = head_ct(slices=13), eligibility.choose
+
+    def choose_while_a_slice_arrives(*arguments: object) -> object:
+        monkeypatch.setattr(eligibility, "choose", choose)
+        before = house.study().last_received_at
+        house.receive(whole[12:])
+        house.change(Study, last_received_at=before)
+        return choose(*arguments)  # type: ignore[arg-type]
+
+    house.receive(whole[:12])
+    monkeypatch.setattr(eligibility, "choose", choose_while_a_slice_arrives)
+    assert house.sweep() == []
+
+
+def test_two_sweepers_make_one_job(house: House) -> None:
+    """As when an orphan of a killed supervisor still runs."""
+    house.receive(head_ct())
+    made: list[int] = []
+    sweepers = [Completion(house.database, house.config) for _ in range(4)]
+    threads = [threading.Thread(target=lambda one=one: made.extend(one.sweep())) for one in sweepers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == len(house.all(Job)) == 1
+
+
+def test_instances_that_arrive_while_a_sweeper_runs_are_all_read(house: House) -> None:
+    """Whatever the interleaving, the newest generation holds every slice, and the rest are cancelled."""
+    whole, stop = head_ct(slices=20, spacing_mm=6.0), threading.Event()
+
+    def keep_sweeping() -> None:
+        while not stop.is_set():
+            house.sweep()
+
+    sweeper = threading.Thread(target=keep_sweeping)
+    sweeper.start()
+    for dataset in whole:
+        house.receive([dataset])
+    stop.set()
+    sweeper.join()
+    house.age(s=1001)
+    house.sweep()
+    newest = house.all(Job)[-1]
+    assert len(newest.sop_instance_uids) == 20
+    assert house.study().state is StudyState.COMPLETE
+    assert {job.state for job in house.all(Job)[:-1]} <= {JobState.CANCELLED}
+
+
+def test_a_worker_that_finishes_while_its_job_is_replaced_meets_no_deadlock(house: House) -> None:
+    """Either it was first and its results are superseded later, or it lost; never an error of the database."""
+    whole, errors = head_ct(slices=20), []
+    job_id = house.job(whole[:12])
+    for number in range(12, 20):
+        job = house.claimed(job_id)
+
+        def finish(job: jobs.ClaimedJob = job) -> None:
+            try:
+                house.finish(job)
+            except LeaseLost:
+                pass
+            except Exception as error:  # noqa: BLE001  (the test wants to see any)
+                errors.append(error)
+
+        house.receive([whole[number]])
+        worker = threading.Thread(target=finish)
+        worker.start()
+        (job_id,) = house.sweep()
+        worker.join()
+        older = house.row(job.id)
+        assert older.state in (JobState.SUCCEEDED, JobState.CANCELLED)
+        assert (older.state is JobState.SUCCEEDED) == any(r.job_id == job.id for r in house.all(Result))
+    assert errors == []
+
+
+def test_a_fault_in_one_study_leaves_the_others_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header nobody thought of must not stop a hospital's other studies; it is looked at again later."""
+    choose = eligibility.choose
+
+    def fails_for_one(facts: list[object], rules: object) -> object:
+        if facts[0].study_instance_uid == "2.25.9":  # type: ignore[attr-defined]
+            raise KeyError("a bug")
+        return choose(facts, rules)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(eligibility, "choose", fails_for_one)
+    house.receive(head_ct(study_uid="2.25.9", series_uid="2.25.91"))
+    house.receive(head_ct())
+    assert len(house.sweep()) == 1
+    monkeypatch.setattr(eligibility, "choose", choose)
+    assert house.sweep() == [], "it pauses"
+    monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + module.FAULT_PAUSE_S)
+    assert len(house.sweep()) == 1
+
+
+def test_a_database_that_fails_in_the_middle_loses_no_study(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next sweep looks again at once, not only after `quiet_s`."""
+    new_job = module._new_job
+
+    def gone(*_: object) -> None:
+        raise sa.exc.OperationalError("", None, Exception("gone"))
+
+    house.receive(head_ct())
+    monkeypatch.setattr(module, "_new_job", gone)
+    with pytest.raises(sa.exc.OperationalError):
+        house.sweep()
+    monkeypatch.setattr(module, "_new_job", new_job)
+    assert len(house.sweep()) == 1
+
+
+def test_a_clock_that_was_set_back_delays_nothing_for_long(small_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quiet is counted by this process too."""
+    small_house.receive(head_ct(slices=3))
+    small_house.age(s=-3600)
+    assert small_house.sweep() == []
+    monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 1001)
+    assert len(small_house.sweep()) == 1
+
+
+def test_bytes_that_replace_others_make_a_new_generation(make_small_house: Callable[..., House]) -> None:
+    """Policy `replace`: the exam's bytes changed, so it is read again."""
+    house = make_small_house('[listener]\nsame_uid_other_bytes = "replace"')
+    whole = head_ct()
+    house.finish(house.claimed(house.job(whole)))
+    whole[3].ImageComments = "other bytes"
+    house.receive(whole[3:4])
+    (job_id,) = house.sweep()
+    assert house.row(job_id).generation == 2
+
+
+def test_bytes_that_are_kept_aside_make_no_work(small_house: House) -> None:
+    """Policy `keep_first`: what was read stays what is read."""
+    whole = head_ct()
+    small_house.finish(small_house.claimed(small_house.job(whole)))
+    whole[3].ImageComments = "other bytes"
+    assert small_house.store(whole[3], AssociationRecord("CT1", "ICHNODE", "127.0.0.1")) is Status.SUCCESS
+    assert small_house.sweep() == []
+
+
+def test_deciding_holds_no_lock_that_listeners_wait_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large study takes long to decide; meanwhile instances of other studies are taken in."""
+    choose, others = eligibility.choose, head_ct(slices=2, study_uid="2.25.9", series_uid="2.25.91")
+
+    def choose_while_others_arrive(*arguments: object) -> object:
+        house.receive(others)
+        return choose(*arguments)  # type: ignore[arg-type]
+
+    house.receive(head_ct())
+    monkeypatch.setattr(eligibility, "choose", choose_while_others_arrive)
+    assert len(house.sweep()) == 1
+
+
+def test_studies_keep_the_time_that_they_completed(small_house: House) -> None:
+    """For the ledger and for people."""
+    small_house.receive(head_ct())
+    small_house.sweep()
+    completed = small_house.study().completed_at
+    assert completed is not None
+    assert completed <= now()
+    assert small_house.study().study_instance_uid == STUDY
+
+
+DESTINATION = '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 9\n'
+
+
+def test_bytes_replaced_between_decision_and_commit_are_noticed(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many instances as before, but not the same: the job's digest would be of bytes that are gone."""
+    house, choose = make_house('[listener]\nsame_uid_other_bytes = "replace"'), eligibility.choose
+    whole = head_ct()
+
+    def choose_while_bytes_are_replaced(*arguments: Any) -> eligibility.Choice:
+        monkeypatch.setattr(eligibility, "choose", choose)
+        whole[3].ImageComments = "other bytes"
+        house.receive(whole[3:4])
+        return choose(*arguments)
+
+    house.receive(whole)
+    monkeypatch.setattr(eligibility, "choose", choose_while_bytes_are_replaced)
+    assert house.sweep() == []
+    assert len(house.sweep()) == 1

@@ -1,0 +1,58 @@
+"""The conformance statement: true to the configuration, and docs/conformance.md is that of the defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydicom.uid import UID
+
+from dicom_node.config import Config, parse_config
+from dicom_node.conformance import STORE_ANSWERS, statement
+from dicom_node.statuses import Status
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
+
+
+def of(text: str) -> str:
+    """The statement of a config."""
+    return statement(parse_config(text, source="test", base=Path("/nowhere")))
+
+
+def test_the_document_is_that_of_the_defaults() -> None:
+    """`dicom-node conformance > docs/conformance.md` in a fresh clone."""
+    assert DOCUMENT.read_text(encoding="utf-8").strip() == of("").strip()
+
+
+def test_it_names_every_class_syntax_and_status() -> None:
+    """And nothing by a bare number."""
+    text, listener = of(""), Config().listener
+    for uid in (*listener.sop_classes, *listener.transfer_syntaxes):
+        assert f"| {UID(uid).name} | {uid} |" in text
+        assert UID(uid).name != uid
+    assert set(STORE_ANSWERS) == set(Status)
+    for status in Status:
+        assert f"| 0x{status:04X} |" in text
+
+
+def test_it_follows_the_configuration() -> None:
+    """Peers, destinations, TLS, times and what results are made."""
+    text = of(
+        '[node]\nae_title = "BRAIN"\n[listener]\nport = 4242\nallow_loopback = false\ncheck_called_ae_title = false\n'
+        'max_pdu_bytes = 0\nsop_classes = ["1.2.840.10008.5.1.4.1.1.2"]\n[listener.tls]\ncertificate = "c"\n'
+        '[[listener.peer]]\nae_title = "PACS"\naddresses = ["192.0.2.0/24"]\n'
+        "[results]\nsend_seg_when_negative = false\nsend_sr_when_rejected = false\n"
+        "[delivery]\ngive_up_after_s = 7200.0\n"
+        '[[delivery.destination]]\nname = "p"\nae_title = "A"\nhost = "h"\nport = 1\ntls.certificate = "c"\n'
+    )
+    for part in (
+        "`BRAIN`, TCP port 4242",
+        "`PACS` from 192.0.2.0/24. The called AE title is not checked",
+        "Maximum PDU unlimited",
+        "| p | A | h:1 | yes |",
+        "Listener: TLS 1.2 or later",
+        "A negative study gets an SR; a rejected one gets nothing",
+        "for 2 h",
+    ):
+        assert part in text, part
+    assert "MR Image Storage" not in text
+    assert "Who may associate: nobody" in of("[listener]\nallow_loopback = false")

@@ -1,0 +1,201 @@
+"""The outbox against real PACS: up, down and up again, slow, refusing; and a database that goes away."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from dicom_node import deliverer, deliveries, scu
+from dicom_node.db import now
+from dicom_node.deliverer import deliver_due, deliver_until
+from dicom_node.states import DeliveryState, ResultKind
+from dicom_node.tables import Delivery
+from tests.dicom_node.house import SR, House, head_ct
+from tests.peers import Orthanc, StoreScp, free_port, wait_until
+
+# pynetdicom drops the socket of a connection that failed without closing it.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+TIMES = "[delivery]\npoll_interval_s = 0.02\nretry_first_s = 0.05\nretry_longest_s = 0.2\n"
+
+
+def destination(port: int, name: str = "pacs", ae_title: str = "PACS") -> str:
+    """A section of config.toml."""
+    return (
+        f'[[delivery.destination]]\nname = "{name}"\nae_title = "{ae_title}"\nhost = "127.0.0.1"\n'
+        f"port = {port}\ntimeout_s = 3.0\n"
+    )
+
+
+def deliver(house: House) -> int:
+    """One round over every destination."""
+    return deliver_due(house.database, house.config, house.config.archive_dir)
+
+
+def states(house: House, name: str = "pacs") -> list[DeliveryState]:
+    """Of a destination's deliveries."""
+    return [delivery.state for delivery in house.all(Delivery) if delivery.destination == name]
+
+
+@contextmanager
+def outbox(house: House) -> Iterator[threading.Thread]:
+    """The loop, as the sweeper's process runs it."""
+    stop = threading.Event()
+    loop = threading.Thread(target=deliver_until, args=(stop, house.database, house.config, house.config.archive_dir))
+    loop.start()
+    try:
+        yield loop
+    finally:
+        stop.set()
+        loop.join()
+
+
+@pytest.mark.peer("orthanc")
+def test_results_reach_a_pacs_that_was_down(orthanc: Orthanc, make_house: Callable[..., House]) -> None:
+    """No inference is repeated: only the sending is."""
+    house = make_house(TIMES + destination(orthanc.dicom_port, ae_title="ORTHANC"))
+    house.finish(house.claimed())
+    orthanc.stop()
+    with outbox(house):
+        wait_until(lambda: min(d.attempts for d in house.all(Delivery)) >= 2, what="tries")
+        assert states(house) == [DeliveryState.PENDING] * 2
+        assert "no association" in house.all(Delivery)[0].last_error
+        orthanc.start()
+        wait_until(lambda: states(house) == [DeliveryState.SENT] * 2, what="delivery")
+    assert sorted(one.modality for one in orthanc.series()) == ["SEG", "SR"]
+    assert house.all(Delivery)[0].last_status == "0x0000"
+
+
+@pytest.mark.peer("dcmtk")
+def test_a_pacs_that_is_silent_delays_no_other(storescp: StoreScp, make_small_house: Callable[..., House]) -> None:
+    """Each destination has its own thread, also for what comes while another is being waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        slow = destination(silent.getsockname()[1], "a").replace("timeout_s = 3.0", "timeout_s = 100.0")
+        house = make_small_house(TIMES + slow + destination(storescp.port, "b"))
+        house.finish(house.claimed())
+        with outbox(house):
+            wait_until(lambda: states(house, "b") == [DeliveryState.SENT] * 2, what="delivery to b")
+            house.finish(house.claimed(house.job(head_ct(study_uid="2.25.90", series_uid="2.25.91"))))
+            wait_until(lambda: states(house, "b") == [DeliveryState.SENT] * 4, what="later delivery to b")
+            assert states(house, "a") == [DeliveryState.PENDING] * 4
+            assert house.all(Delivery)[0].attempts == 1, "b did not wait for a to time out"
+            silent.close()
+
+
+@pytest.mark.peer("dcmtk")
+def test_a_class_that_is_refused_is_dead_with_a_hint_and_the_rest_is_sent(
+    make_small_house: Callable[..., House],
+) -> None:
+    """After the PACS was taught, `dicom-node deliver` sends it."""
+    with StoreScp(accepts=[SR]) as scp:
+        house = make_small_house(TIMES + destination(scp.port))
+        house.finish(house.claimed(), kinds=(ResultKind.SEG, ResultKind.SR))
+        assert deliver(house) == 2
+        dead, sent = house.all(Delivery)
+        assert (dead.state, sent.state) == (DeliveryState.DEAD, DeliveryState.SENT)
+        assert dead.last_status == "0x0122"
+        assert "accepts no Segmentation Storage" in dead.last_error
+        assert "[[delivery.route]]" in dead.last_error
+        port = scp.port
+    with StoreScp(port=port):
+        deliveries.restart(house.database)
+        assert deliver(house) == 1
+        assert states(house) == [DeliveryState.SENT] * 2
+
+
+@pytest.mark.peer("dcmtk")
+def test_nothing_is_lost_when_the_deliverer_dies_before_it_can_note_the_answer(
+    storescp: StoreScp, make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease runs out and it is sent again; the PACS keeps one."""
+    house = make_house(TIMES + destination(storescp.port))
+    house.finish(house.claimed())
+    noted = deliveries.sent
+
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(deliveries, "sent", killed)
+    with pytest.raises(SystemExit):
+        deliver(house)
+    monkeypatch.setattr(deliveries, "sent", noted)
+    assert deliver(house) == 0, "the lease holds"
+    house.change(Delivery, lease_until=now() - timedelta(seconds=1))
+    assert deliver(house) == 2
+    assert states(house) == [DeliveryState.SENT] * 2
+    assert len({path.name for path in storescp.files()}) == 2
+
+
+@pytest.mark.peer("dcmtk")
+def test_a_database_that_is_gone_for_a_moment_ends_neither_loop_nor_delivery(
+    storescp: StoreScp, make_small_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking, claiming and noting fail once each."""
+    monkeypatch.setattr(deliverer, "AFTER_FAULT_S", 0.05)
+    house = make_small_house(TIMES + "lease_s = 1.1\n" + destination(storescp.port))
+    house.finish(house.claimed())
+    for name in ("any_due", "claim_due", "sent"):
+        _fail_once(monkeypatch, name)
+    with outbox(house):
+        wait_until(lambda: states(house) == [DeliveryState.SENT] * 2, what="delivery")
+
+
+def _fail_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    real, left = getattr(deliveries, name), [1]
+
+    def fails_once(*arguments: object, **named: object) -> object:
+        if left:
+            left.pop()
+            raise sa.exc.OperationalError("", None, Exception("gone"))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(deliveries, name, fails_once)
+
+
+@pytest.mark.peer("dcmtk")
+def test_a_fault_nobody_thought_of_does_not_end_all_delivering(
+    storescp: StoreScp, make_small_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logged, and tried again when the lease is over."""
+    monkeypatch.setattr(deliverer, "AFTER_FAULT_S", 0.05)
+    house = make_small_house(TIMES + "lease_s = 1.1\n" + destination(storescp.port))
+    house.finish(house.claimed())
+    real, left = scu.send, [1]
+
+    def fails_once(*arguments: object) -> None:
+        if left:
+            left.pop()
+            raise KeyError("a bug")
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scu, "send", fails_once)
+    with outbox(house):
+        wait_until(lambda: states(house) == [DeliveryState.SENT] * 2, what="delivery")
+
+
+def test_a_result_file_that_is_away_is_tried_again_and_one_that_is_broken_is_dead(
+    make_small_house: Callable[..., House],
+) -> None:
+    """A shared folder may come back; a file that is no DICOM will not change."""
+    house = make_small_house(TIMES + destination(free_port()))
+    house.finish(house.claimed())
+    away, broken = sorted((house.config.archive_dir / "results").glob("*.dcm"))
+    away.unlink()
+    broken.write_bytes(b"not DICOM")
+    assert deliver(house) == 2
+    assert sorted(states(house)) == [DeliveryState.DEAD, DeliveryState.PENDING]
+
+
+def test_a_destination_that_config_no_longer_has_is_dead_with_a_reason(make_small_house: Callable[..., House]) -> None:
+    """Nobody would ever send it."""
+    house = make_small_house(TIMES + destination(free_port(), "old"))
+    house.finish(house.claimed())
+    house.config = make_small_house(TIMES + destination(free_port(), "new")).config
+    assert deliver(house) == 2
+    assert states(house, "old") == [DeliveryState.DEAD] * 2
+    assert "called 'old'" in house.all(Delivery)[0].last_error

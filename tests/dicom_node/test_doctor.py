@@ -1,0 +1,118 @@
+"""The doctor: what is well, what is not, and what to do about it; it ends whatever it finds."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from dicom_node import doctor, schema
+from dicom_node.config import Config
+from dicom_node.doctor import Finding
+from tests.dicom_node.house import House, make_config
+from tests.peers import StoreScp, free_port
+
+# pynetdicom drops the socket of a connection that failed without closing it.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+
+
+def examined(house: House) -> dict[str, Finding]:
+    """Findings by name."""
+    return {finding.check: finding for finding in doctor.examine(house.config)}
+
+
+def destination(port: int) -> str:
+    """A section of config.toml."""
+    return (
+        f'[[delivery.destination]]\nname = "pacs"\nae_title = "P"\nhost = "127.0.0.1"\nport = {port}\ntimeout_s = 2.0\n'
+    )
+
+
+@pytest.mark.peer("dcmtk")
+def test_a_node_that_is_well(storescp: StoreScp, make_house: Callable[..., House]) -> None:
+    """Everything but a bundle, which may not be shipped here."""
+    house = make_house("[listener]\nmin_free_bytes = 1\n" + destination(storescp.port))
+    findings = examined(house)
+    unwell = {name for name, finding in findings.items() if not finding.ok}
+    assert unwell <= {"bundle"}
+    assert {"data directory", "database", "broker", "decoders", "destination pacs", "bundle"} <= set(findings)
+    assert ("clock" in findings) == (house.engine.dialect.name == "postgresql")
+    assert list(house.config.node.data_dir.glob(".doctor*")) == []
+
+
+def test_everything_that_is_wrong_is_named(make_small_house: Callable[..., House]) -> None:
+    """Each with a hint, and no password."""
+    house = make_small_house(f"[listener]\nmin_free_bytes = {10**18}\n{destination(free_port())}")
+    config = house.config.model_copy(
+        update={
+            "database": house.config.database.model_copy(
+                update={"url": f"postgresql+psycopg://n:s3cret@127.0.0.1:{free_port()}/x"}
+            ),
+            "broker": house.config.broker.model_copy(update={"url": f"redis://127.0.0.1:{free_port()}/0"}),
+            "worker": house.config.worker.model_copy(update={"bundle": "nothing"}),
+        }
+    )
+    findings = {finding.check: finding for finding in doctor.examine(config)}
+    for name, hint in {
+        "data directory": "0xA700",
+        "database": "is the server up",
+        "broker": "jobs wait in the database",
+        "bundle": "dicom-node bundles",
+        "destination pacs": "no association",
+    }.items():
+        assert not findings[name].ok, name
+        assert hint in findings[name].found
+    assert "s3cret" not in str(findings)
+
+
+def test_an_empty_database_is_told_what_to_do(make_house: Callable[..., House]) -> None:
+    """Without doing it."""
+    house = make_house()
+    schema.downgrade(house.engine, "base")
+    finding = examined(house)["database"]
+    assert (finding.ok, "run `dicom-node db upgrade`" in finding.found) == (False, True)
+    assert not examined(house)["destinations"].ok
+
+
+@pytest.mark.parametrize("days", [365, 5, -2])
+def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    """Valid, near their end, over; with another key, or none at all."""
+    for name in ("node", "other"):
+        _certificate(tmp_path / name, days=10)
+    monkeypatch.setattr(doctor, "datetime", _clock(ahead=timedelta(days=10 - days)))
+    tls = f'[listener.tls]\ncertificate = "{tmp_path}/node.crt"\nprivate_key = "{tmp_path}/{{}}.key"'
+    finding = _of_listener(make_config(tmp_path, text=tls.format("node")))
+    assert finding.ok == (days == 365)
+    assert ("expired" in finding.found) == (days < 0)
+    assert not _of_listener(make_config(tmp_path, text=tls.format("other"))).ok
+    assert not _of_listener(make_config(tmp_path, text=tls.format("missing"))).ok
+
+
+def _of_listener(config: Config) -> Finding:
+    (finding,) = doctor._certificates(config)
+    assert finding.check == "certificate of listener"
+    return finding
+
+
+def _clock(*, ahead: timedelta) -> type[datetime]:
+    """A clock that runs ahead: openssl makes no certificate that is already over."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            real = datetime.now(tz) + ahead
+            return cls.fromtimestamp(real.timestamp(), tz)
+
+    return Ahead
+
+
+def _certificate(path: Path, *, days: int) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", str(days),
+         "-keyout", f"{path}.key", "-out", f"{path}.crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip

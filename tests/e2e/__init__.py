@@ -1,0 +1,1 @@
+"""The whole node in its own processes, against real peers."""

@@ -1,0 +1,256 @@
+"""What becomes a volume, and what is refused with which code."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+)
+
+from ml.data.refusals import SENTENCES
+from ml.data.series import read_volume
+from ml.errors import UnreadableStudy
+from tests.ml.data.conftest import WriteSeries, head_hu
+
+GE_HEAD = Path(__file__).parents[3].parent / "shared" / "data" / "ct-head-ge"
+
+Change = Callable[[int, Dataset], None]
+
+
+def refusal_code(paths: list[Path]) -> str:
+    """The code with which a set of files is refused."""
+    with pytest.raises(UnreadableStudy) as refused:
+        read_volume(paths)
+    assert refused.value.code in SENTENCES
+    assert "{" not in str(refused.value)
+    return refused.value.code
+
+
+def test_slices_are_ordered_by_position_whatever_the_order_of_files(write_series: WriteSeries) -> None:
+    """HU, positions and SOP Instance UIDs stay together."""
+    paths = write_series()
+    volume = read_volume([paths[index] for index in (3, 0, 9, 1, 2, 8, 4, 7, 5, 6)])
+    assert np.array_equal(volume.hu, [head_hu(z) for z in range(10)])
+    assert volume.hu.dtype == np.float32
+    assert volume.geometry.offsets_mm.tolist() == list(range(0, 50, 5))
+    assert [uid.rsplit(".", 1)[1] for uid in volume.geometry.sop_instance_uids] == [str(z + 1) for z in range(10)]
+    assert volume.geometry.pixel_spacing_mm == (3.5, 3.5)
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless]
+)
+def test_every_lossless_encoding_gives_the_same_volume(write_series: WriteSeries, syntax: UID) -> None:
+    """Bytes on disk differ, HU do not."""
+
+    def encode(_: int, ds: Dataset) -> None:
+        if syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian:
+            ds.compress(syntax, generate_instance_uid=False)
+        ds.file_meta.TransferSyntaxUID = syntax
+
+    assert np.array_equal(read_volume(write_series(change=encode)).hu, [head_hu(z) for z in range(10)])
+
+
+def test_frame_of_reference_and_instance_number_may_be_missing(write_series: WriteSeries) -> None:
+    """Type 2 and even missing type 1 attributes that the volume does not need."""
+
+    def strip(_: int, ds: Dataset) -> None:
+        del ds.FrameOfReferenceUID
+        ds.PatientID = ""
+
+    assert read_volume(write_series(change=strip)).geometry.frame_of_reference_uid is None
+
+
+def test_a_tilted_gantry_keeps_its_geometry(write_series: WriteSeries) -> None:
+    """Spacing is measured along the normal; nothing is resampled."""
+
+    def tilt(_: int, ds: Dataset) -> None:
+        ds.ImageOrientationPatient = [1, 0, 0, 0, float(np.cos(0.3)), float(-np.sin(0.3))]
+
+    geometry = read_volume(write_series(change=tilt)).geometry
+    assert geometry.tilt_degrees == pytest.approx(np.degrees(0.3), abs=1e-3)
+    assert np.diff(geometry.offsets_mm) == pytest.approx(5 * np.cos(0.3))
+
+
+def test_identical_images_at_one_position_are_one_slice(write_series: WriteSeries) -> None:
+    """A slice sent twice under two UIDs: the lowest SOP Instance UID stays."""
+
+    def same(z: int, ds: Dataset) -> None:
+        ds.PixelData = (head_hu(min(z, 8)) + 1024).astype(np.uint16).tobytes()
+
+    volume = read_volume(write_series([0, 5, 10, 15, 20, 25, 30, 35, 40, 40], change=same))
+    assert len(volume.hu) == 9
+    assert volume.geometry.sop_instance_uids[-1].endswith(".10")
+
+
+def test_a_real_ge_head_with_tilt_and_two_spacings_reads() -> None:
+    """28 slices, 18.5 degrees, 4 then 7 mm, padding -1500, two image types."""
+    if not GE_HEAD.is_dir():
+        pytest.skip(f"{GE_HEAD.name} is not beside this checkout")
+    volume = read_volume(sorted(GE_HEAD.glob("*.dcm")))
+    assert volume.hu.shape == (28, 512, 512)
+    assert volume.hu.min() == -1024
+    assert volume.geometry.tilt_degrees == pytest.approx(18.5, abs=0.05)
+    steps = np.diff(volume.geometry.offsets_mm)
+    assert steps[:13] == pytest.approx(4.0, abs=0.01)
+    assert steps[14:] == pytest.approx(7.0, abs=0.01)
+
+
+def remove(keyword: str, *, at: int = 3) -> Change:
+    """Deletes an attribute of one image."""
+
+    def change(z: int, ds: Dataset) -> None:
+        if z == at:
+            delattr(ds, keyword)
+
+    return change
+
+
+def put(keyword: str, value: object, *, at: int = 3) -> Change:
+    """Sets an attribute of one image."""
+
+    def change(z: int, ds: Dataset) -> None:
+        if z == at:
+            setattr(ds, keyword, value)
+
+    return change
+
+
+def put_all(keyword: str, value: object) -> Change:
+    """Sets an attribute of every image."""
+    return lambda _, ds: setattr(ds, keyword, value)
+
+
+def cut_pixels(z: int, ds: Dataset) -> None:
+    """The truncated file of RSNA 2019 in small."""
+    if z == 3:
+        ds.PixelData = ds.PixelData[:2000]
+
+
+def cut_jpeg(z: int, ds: Dataset) -> None:
+    """A compressed stream that lost its second half."""
+    ds.compress(JPEG2000Lossless, generate_instance_uid=False)
+    if z == 3:
+        half = bytes(ds.PixelData[16 : len(ds.PixelData) // 2 // 2 * 2])
+        ds.PixelData = pydicom.encaps.encapsulate([half])
+
+
+def magnetic(_: int, ds: Dataset) -> None:
+    """An MR image."""
+    ds.Modality, ds.SOPClassUID = "MR", MRImageStorage
+
+
+def boneless(_: int, ds: Dataset) -> None:
+    """A water phantom."""
+    ds.PixelData = np.minimum(head_hu(0) + 1024, 1100).astype(np.uint16).tobytes()
+
+
+def open_ribs(_: int, ds: Dataset) -> None:
+    """Bone that closes around nothing: a quarter of the ring is missing in every slice."""
+    hu = head_hu(0)
+    hu[:32, :32] = np.where(hu[:32, :32] == 900, 35, hu[:32, :32])
+    ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("NOT_CT", magnetic),
+        ("MULTI_FRAME", put_all("SOPClassUID", EnhancedCTImageStorage)),
+        ("MULTI_FRAME", put("NumberOfFrames", 4)),
+        ("NO_IMAGES", remove("Rows")),
+        ("MATRIX_UNUSUAL", put("Rows", 60_000)),
+        ("PIXELS_UNDECODABLE", remove("BitsStored")),
+        ("POSITION_MISSING", remove("ImagePositionPatient")),
+        ("POSITION_MISSING", put("ImagePositionPatient", [1.0, 2.0])),
+        ("ORIENTATION_MISSING", remove("ImageOrientationPatient")),
+        ("ORIENTATION_MISSING", put("ImageOrientationPatient", [1, 0, 0, 1, 0, 0])),
+        ("SPACING_MISSING", remove("PixelSpacing")),
+        ("RESCALE_MISSING", remove("RescaleIntercept")),
+        ("RESCALE_MISSING", put("RescaleSlope", 0)),
+        ("PIXELS_UNDECODABLE", cut_pixels),
+        ("PIXELS_UNDECODABLE", cut_jpeg),
+        ("PIXELS_UNDECODABLE", remove("PixelData")),
+        ("MIXED_SERIES", put("SeriesInstanceUID", "1.2.3")),
+        ("MIXED_PATIENTS", put("PatientID", "someone else")),
+        ("MIXED_FRAMES_OF_REFERENCE", put("FrameOfReferenceUID", "1.2.3")),
+        ("MIXED_ORIENTATIONS", put("ImageOrientationPatient", [1, 0, 0, 0, 0.98, 0.19899748])),
+        ("MIXED_GEOMETRY", put("PixelSpacing", [3.5, 3.4])),
+        ("MIXED_GEOMETRY", put("Rows", 32)),
+        ("MIXED_ACQUISITIONS", put("ImagePositionPatient", [-112, -112, 20])),
+        ("DUPLICATE_POSITIONS", put("ImagePositionPatient", [-100, -112, 20])),
+        ("NOT_AXIAL", put_all("ImageOrientationPatient", [1, 0, 0, 0, 0, -1])),
+        ("NOT_HEAD", put_all("BodyPartExamined", "CHEST")),
+        ("NOT_HEAD", open_ribs),
+        ("IMPLAUSIBLE_HU", boneless),
+        ("IMPLAUSIBLE_HU", put_all("RescaleIntercept", 0)),
+    ],
+)
+def test_what_cannot_be_analysed_is_refused_with_its_code(write_series: WriteSeries, code: str, change: Change) -> None:
+    """One spoiled image is enough; the sentence is complete."""
+    assert refusal_code(write_series(change=change)) == code
+
+
+def test_a_file_that_is_not_dicom_is_refused(write_series: WriteSeries) -> None:
+    """Garbage among slices is not skipped: a slice may hide in it."""
+    paths = write_series()
+    paths[2].write_bytes(b"garbage" * 100)
+    assert refusal_code(paths) == "NOT_DICOM"
+
+
+def test_too_few_slices_are_refused(write_series: WriteSeries) -> None:
+    """A single slice, or none."""
+    assert refusal_code(write_series([0.0])) == "TOO_FEW_SLICES"
+    assert refusal_code([]) == "NO_IMAGES"
+
+
+def test_a_lost_slice_is_refused(write_series: WriteSeries) -> None:
+    """The gap rule is asked."""
+    assert refusal_code(write_series([0, 5, 10, 20, 25, 30])) == "GAP_IN_SLICES"
+
+
+def test_broken_bytes_are_refused_or_read_but_never_crash(write_series: WriteSeries) -> None:
+    """One file cut anywhere or with changed header bytes: a volume, or a code of the table."""
+    paths = write_series(range(0, 30, 5))
+    intact = paths[2].read_bytes()
+    rng = random.Random(1)
+    refused = 0
+    for attempt in range(150):
+        content = bytearray(intact)
+        if attempt % 2:
+            del content[rng.randrange(len(content)) :]
+        else:
+            for _ in range(rng.randint(1, 6)):
+                content[rng.randrange(132, 900)] = rng.randrange(256)
+        paths[2].write_bytes(content)
+        try:
+            read_volume(paths)
+        except UnreadableStudy as error:
+            refused += error.code in SENTENCES
+    assert refused > 100
+
+
+def test_a_file_that_cannot_be_opened_is_no_refusal(write_series: WriteSeries) -> None:
+    """A store that is away for a moment: the caller may try again."""
+    paths = write_series()
+    with pytest.raises(FileNotFoundError):
+        read_volume([*paths, paths[0].with_name("gone.dcm")])
+
+
+def test_refusals_name_no_patient(write_series: WriteSeries) -> None:
+    """Sentences go to logs and reports."""
+    with pytest.raises(UnreadableStudy) as refused:
+        read_volume(write_series(change=put("PatientID", "Secret^Id")))
+    assert "Secret" not in str(refused.value)

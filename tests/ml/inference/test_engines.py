@@ -1,0 +1,75 @@
+"""Every engine says what eager PyTorch in float32 says, to 1e-3 in probability."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ml.bundle import Bundle, load_bundle
+from ml.inference.engines import AGREEMENT, ENGINE_NAMES, EngineName, engine_name, make_engine
+from ml.networks.patchfcn import PAPER, PatchFcn
+
+CPU_ENGINES: tuple[EngineName, ...] = ("torch-channels-last", "openvino", "auto")
+
+
+def assert_agrees(network: PatchFcn, engine: EngineName, *, size: int) -> None:
+    """On images like heads: smooth, with noise."""
+    rng = np.random.default_rng(3)
+    images = rng.normal(0, 0.2, (2, network.config.trunk.in_channels, size, size)).astype(np.float32)
+    images += np.sin(np.linspace(0, 9, size, dtype=np.float32))
+    reference = make_engine(network, "torch", device="cpu")(images)
+    outputs = make_engine(network, engine, device="cpu", threads=1)(images)
+    assert np.abs(outputs.prob - reference.prob).max() <= AGREEMENT
+    assert outputs.class_logits == pytest.approx(reference.class_logits, abs=1e-2)
+    assert outputs.prob.shape == (2, size, size)
+
+
+@pytest.mark.parametrize("engine", CPU_ENGINES)
+def test_engines_agree_on_a_tiny_network(tiny_bundle: Bundle, engine: EngineName) -> None:
+    """Random weights whose probabilities cover the whole range."""
+    network = tiny_bundle.make_network()
+    assert_agrees(network, engine, size=64)
+    prob = make_engine(network, "torch", device="cpu")(np.random.default_rng(0).normal(size=(1, 6, 64, 64)).astype("f"))
+    assert prob.prob.min() < 0.2
+    assert prob.prob.max() > 0.8
+
+
+@pytest.mark.parametrize("engine", ["torch-channels-last", "openvino"])
+def test_engines_agree_on_the_papers_network(engine: EngineName) -> None:
+    """DRN-D-38 with its dilations, on a small image."""
+    torch.manual_seed(0)
+    network = PatchFcn(PAPER)
+    torch.nn.init.zeros_(network.get_parameter("pixel_score.bias"))
+    assert_agrees(network.eval(), engine, size=64)
+
+
+@pytest.mark.parametrize("engine", CPU_ENGINES)
+def test_engines_agree_on_the_shipped_bundle(engine: EngineName) -> None:
+    """Trained weights are larger than random ones."""
+    assert_agrees(load_bundle("default").make_network(), engine, size=256)
+
+
+def test_unknown_engines_and_impossible_pairs_are_refused(tiny_bundle: Bundle) -> None:
+    """The message names the engines there are."""
+    assert {engine_name(name) for name in ENGINE_NAMES} == set(ENGINE_NAMES)
+    with pytest.raises(ValueError, match="openvino"):
+        engine_name("tensorrt")
+    with pytest.raises(ValueError, match="torch-half does not run on cpu"):
+        make_engine(tiny_bundle.make_network(), "torch-half", device="cpu")
+
+
+def test_a_converted_network_is_kept_and_read_back(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """The second process reads what the first one converted, with the same numbers; damage is converted again."""
+    images = np.random.default_rng(0).normal(size=(1, 6, 64, 64)).astype(np.float32)
+    network = tiny_bundle.make_network()
+    first = make_engine(network, "openvino", device="cpu", threads=1, cache=tmp_path)(images)
+    kept = next(tmp_path.rglob("network.xml"))
+    written = kept.stat().st_mtime_ns
+    second = make_engine(network, "openvino", device="cpu", threads=1, cache=tmp_path)(images)
+    assert kept.stat().st_mtime_ns == written
+    np.testing.assert_array_equal(first.prob, second.prob)
+    kept.write_text("damaged")
+    third = make_engine(network, "openvino", device="cpu", threads=1, cache=tmp_path)(images)
+    np.testing.assert_array_equal(first.prob, third.prob)
+    assert kept.read_text() != "damaged"

@@ -1,0 +1,124 @@
+"""One exam through the whole of a bundle."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ml.bundle import Bundle
+from ml.config import Calibration, Logistic, OperatingPoint
+from ml.inference.engines import F32Array, Outputs
+from ml.inference.lesions import find_lesions
+from ml.inference.predictor import Predictor
+from ml.volume import Geometry, Volume
+from tests.ml.conftest import MakeVolume
+
+
+def with_exam_bias(bundle: Bundle, bias: float, *, least_lesion_ml: float = 0.1) -> Bundle:
+    """The same network, more or less inclined to call an exam positive."""
+    calibration = Calibration(bundle.config.calibration.slice_score, Logistic((0.0, 0.0, 0.0), bias))
+    point = OperatingPoint(0.5, 0.5, least_lesion_ml)
+    return replace(bundle, config=replace(bundle.config, calibration=calibration, operating_point=point))
+
+
+def test_the_answer_lies_on_the_grid_of_the_volume(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
+    """Shapes, ranges and who said it."""
+    volume = make_volume()
+    prediction = Predictor(tiny_bundle, device="cpu", engine="torch").predict(volume)
+    assert prediction.prob.shape == prediction.mask.shape == volume.hu.shape
+    assert prediction.prob.dtype == np.float32
+    assert 0 <= prediction.prob.min() <= prediction.prob.max() <= 1
+    assert prediction.slice_scores.shape == (10,)
+    assert prediction.bundle == tiny_bundle.identity
+
+
+def test_a_positive_exam_shows_lesions_of_reportable_size(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
+    """Every component of the mask reaches the bundle's least volume and lies over the pixel threshold."""
+    volume = make_volume()
+    prediction = Predictor(with_exam_bias(tiny_bundle, 3.0), device="cpu", engine="torch").predict(volume)
+    assert prediction.exam_positive
+    assert prediction.mask.any()
+    assert prediction.prob[prediction.mask].min() >= 0.5
+    assert min(lesion.volume_ml for lesion in find_lesions(prediction.mask, volume)) >= 0.1
+
+
+def test_a_negative_exam_shows_no_mask(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
+    """The map stays for those who look into it; the finding does not."""
+    prediction = Predictor(with_exam_bias(tiny_bundle, -3.0), device="cpu", engine="torch").predict(make_volume())
+    assert not prediction.exam_positive
+    assert not prediction.mask.any()
+    assert (prediction.prob >= 0.5).any()
+
+
+def test_an_exam_without_a_reportable_lesion_is_negative(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
+    """Whatever the rest of the evidence says: a finding that cannot be shown is none."""
+    bundle = with_exam_bias(tiny_bundle, 3.0, least_lesion_ml=1e6)
+    prediction = Predictor(bundle, device="cpu", engine="torch").predict(make_volume())
+    assert not prediction.exam_positive
+    assert 0 < prediction.exam_score < 0.5
+
+
+def test_the_answer_is_the_same_every_time_and_for_every_batch_size(
+    tiny_bundle: Bundle, make_volume: MakeVolume
+) -> None:
+    """One Predictor reads many exams; none leaves a trace in the next."""
+    predictor = Predictor(tiny_bundle, device="cpu", engine="torch")
+    first = predictor.predict(make_volume())
+    predictor.predict(make_volume(np.arange(0, 30, 3.0)))
+    predictor._batch = 3
+    second = predictor.predict(make_volume())
+    assert np.abs(first.prob - second.prob).max() < 1e-5
+    assert first.exam_score == pytest.approx(second.exam_score, abs=1e-5)
+
+
+def test_feet_first_storage_gives_the_same_answer_slice_by_slice(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
+    """Rows that run to the right reverse the normal: scores must follow their slices."""
+    volume = make_volume()
+    plain = volume.geometry
+    mirrored = Volume(
+        np.ascontiguousarray(volume.hu[::-1, :, ::-1]),
+        Geometry(
+            plain.positions_lps[::-1] + np.array([99 * 2.0, 0, 0]),
+            -plain.row_lps,
+            plain.column_lps,
+            plain.pixel_spacing_mm,
+            plain.sop_instance_uids[::-1],
+        ),
+    )
+    predictor = Predictor(tiny_bundle, device="cpu", engine="torch")
+    one, two = predictor.predict(volume), predictor.predict(mirrored)
+    assert two.slice_scores[::-1] == pytest.approx(one.slice_scores, abs=0.05)
+
+
+def test_progress_counts_images(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
+    """The last call says that all are done."""
+    calls: list[tuple[int, int]] = []
+    Predictor(tiny_bundle, device="cpu", engine="torch").predict(
+        make_volume(), progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls[-1] == (10, 10)
+    assert calls == sorted(calls)
+
+
+def test_a_gpu_that_runs_out_of_memory_is_answered_with_smaller_batches_then_the_cpu(
+    tiny_bundle: Bundle, make_volume: MakeVolume
+) -> None:
+    """No exam is lost to it, and the answer is the same."""
+
+    class FullGpu:
+        name = "full"
+        batches: list[int] = []  # noqa: RUF012 (one instance)
+
+        def __call__(self, images_NCHW: F32Array) -> Outputs:
+            self.batches.append(len(images_NCHW))
+            raise torch.OutOfMemoryError
+
+    predictor = Predictor(tiny_bundle, device="cpu", engine="torch")
+    wanted = predictor.predict(make_volume())
+    gpu = FullGpu()
+    predictor._engine, predictor.device, predictor._batch = gpu, "cuda", 8
+    found = predictor.predict(make_volume())
+    assert gpu.batches == [8, 4, 2, 1]
+    assert predictor.device == "cpu"
+    assert np.abs(found.prob - wanted.prob).max() < 1e-3

@@ -1,0 +1,100 @@
+"""The way to the network's grid and back."""
+
+import numpy as np
+import pytest
+
+from ml.config import Preprocessing, Window
+from ml.inference.preprocessing import Orientation, head_centre, prepare, sample, to_channels
+from ml.volume import Geometry
+from tests.ml.conftest import MakeVolume
+
+CONFIG = Preprocessing(2.0, 128, (Window(-10, 110), Window(-300, 900)), slab_mm=5.0, neighbour_mm=5.0)
+
+
+def test_a_map_comes_back_to_where_it_was(make_volume: MakeVolume) -> None:
+    """The bright cube, marked on the network's grid, covers the cube on the source grid."""
+    volume = make_volume()
+    prepared = prepare(volume, CONFIG)
+    assert prepared.hu_zvu.shape == (10, 128, 128)
+    found = prepared.to_source(((prepared.hu_zvu > 50) & (prepared.hu_zvu < 90)).astype(np.float32)) > 0.5
+    cube = volume.hu == 70
+    assert found.shape == cube.shape
+    inside = cube & (np.roll(cube, 1, 2) & np.roll(cube, -1, 2) & np.roll(cube, 1, 1) & np.roll(cube, -1, 1))
+    assert found[inside].all()
+
+
+def test_resampling_keeps_mean_hu_and_fills_with_air(make_volume: MakeVolume) -> None:
+    """Shrinking averages without a shift; beyond the source there is air."""
+    volume = make_volume(shape=(240, 200))
+    prepared = prepare(volume, Preprocessing(4.0, 180, CONFIG.windows, 5.0, 5.0))
+    assert prepared.hu_zvu[0, 0, 0] == pytest.approx(-1000, abs=1)
+    assert np.median(prepared.hu_zvu[0, 80:100, 80:100]) == pytest.approx(30, abs=0.1)
+    soft = (volume.hu[0] > 0).sum() * 4.0
+    small = (prepared.hu_zvu[0] > 0).sum() * 16.0
+    assert small == pytest.approx(soft, rel=0.03)
+
+
+@pytest.mark.parametrize("pixel_mm", [0.7, 1.3, 2.0, 2.3, 3.1, 5.0])
+def test_resampling_adds_no_pattern(make_volume: MakeVolume, pixel_mm: float) -> None:
+    """Even brain stays even at every ratio of pixel sizes, there and back."""
+    prepared = prepare(make_volume(), Preprocessing(pixel_mm, 64, CONFIG.windows, 5.0, 5.0))
+    brain = prepared.hu_zvu[0, 24:40, 24:40]
+    assert np.abs(brain - 30).max() < 1e-2
+    back = prepared.to_source(np.ones((10, 64, 64), dtype=np.float32))[5, 55:65, 45:55]
+    assert np.abs(back - 1).max() < 1e-4
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("flip_y", [False, True])
+@pytest.mark.parametrize("flip_x", [False, True])
+def test_every_axial_orientation_is_turned_the_same_way(transpose: bool, flip_y: bool, flip_x: bool) -> None:
+    """Prone, feet first, mirrored or turned storage of one head looks the same to the network, and comes back."""
+    head = np.random.default_rng(0).uniform(-100, 900, (6, 40, 30)).astype(np.float32)
+    positions = np.arange(18.0).reshape(6, 3) * (0, 0, 5)
+    row, column = np.array([-1.0 if flip_x else 1.0, 0, 0]), np.array([0, -1.0 if flip_y else 1.0, 0])
+    stored = head[:, :: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    if transpose:
+        stored, row, column = stored.transpose(0, 2, 1), column, row
+    if np.cross(row, column)[2] < 0:  # sorted along the normal, which now points to the feet
+        stored, positions = stored[::-1], positions[::-1]
+    orientation = Orientation.of(Geometry(positions, row, column, (2.0, 2.0), tuple("abcdef")))
+    assert np.array_equal(orientation.apply(stored), head)
+    assert np.array_equal(orientation.undo(orientation.apply(stored)), stored)
+
+
+def test_the_centre_is_that_of_the_skull_not_of_the_image() -> None:
+    """Off-centre heads, with a bright headrest behind; without bone the middle of the image."""
+    hu = np.full((4, 200, 200), -1000, dtype=np.float32)
+    hu[:, 40:120, 60:140] = 900
+    hu[:, 44:116, 64:136] = 30
+    hu[0, 190, 100] = 900
+    centre = head_centre(hu)
+    assert centre == pytest.approx((79.5, 99.5), abs=5)
+    assert head_centre(np.zeros((2, 11, 21), dtype=np.float32)) == (5, 10)
+
+
+def test_thick_slices_are_analysed_one_by_one() -> None:
+    """No averaging; neighbours are the next slices, at the ends the slice itself."""
+    sampling = sample(np.arange(5) * 5.0, CONFIG)
+    assert np.array_equal(sampling.slabs, np.eye(5))
+    assert sampling.neighbours.tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+    assert np.array_equal(sampling.spread, np.eye(5))
+
+
+def test_thin_slices_are_averaged_to_slabs_and_analysed_at_2_mm() -> None:
+    """0.625 mm slices: slabs of 5 mm, neighbours 5 mm away, answers interpolated between every fourth slice."""
+    offsets = np.arange(41) * 0.625
+    sampling = sample(offsets, CONFIG)
+    assert sampling.slabs.sum(axis=1) == pytest.approx(np.ones(41))
+    assert np.count_nonzero(sampling.slabs[20]) == 9
+    assert np.diff(offsets[sampling.analysed])[:-1] == pytest.approx(2.5)
+    middle = sampling.neighbours[len(sampling.neighbours) // 2]
+    assert np.diff(offsets[middle]) == pytest.approx([5.0, 5.0])
+    assert sampling.spread.sum(axis=1) == pytest.approx(np.ones(41))
+    assert sampling.spread @ offsets[sampling.analysed] == pytest.approx(offsets, abs=1e-4)
+
+
+def test_channels_are_windows_of_three_slices() -> None:
+    """Windows outermost, stretched over -1 to 1 and clipped."""
+    hu = np.array([-500.0, 50.0, 2000.0], dtype=np.float32).reshape(1, 3, 1, 1)
+    assert to_channels(hu, CONFIG).ravel().tolist() == pytest.approx([-1, 0, 1, -1, 350 / 600 - 1, 1])

@@ -1,0 +1,50 @@
+"""Scores follow the evidence."""
+
+import numpy as np
+import pytest
+
+from ml.config import Logistic
+from ml.inference.scores import apply, exam_features, slice_features
+from tests.ml.conftest import geometry
+
+STACK = geometry(np.arange(6) * 5.0, spacing_mm=(1.0, 1.0))
+
+
+def blob(size: int, *, prob: float = 0.9, z: int = 2) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
+    """A square of `size` pixels in one slice on a quiet background."""
+    array = np.full((6, 40, 40), 0.001, dtype=np.float32)
+    array[z, 5 : 5 + size, 5 : 5 + size] = prob
+    return array
+
+
+def test_a_logistic_is_a_weighted_sum_through_a_sigmoid() -> None:
+    """By hand."""
+    found = apply(Logistic((2.0, -1.0), 0.5), np.array([[1.0, 2.0], [0.0, 0.0]]))
+    assert found == pytest.approx([1 / (1 + np.exp(-0.5))] * 2)
+
+
+@pytest.mark.parametrize("feature", [1, 2])
+def test_a_larger_bleed_raises_the_exam_features(feature: int) -> None:
+    """Largest volume and peak."""
+    logits = np.full(6, -3.0, dtype=np.float32)
+    values = [exam_features(blob(size), logits, STACK, pixel_prob=0.5)[feature] for size in (1, 4, 12)]
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+
+
+def test_evidence_in_neighbouring_slices_counts_more_than_in_one() -> None:
+    """A spike in a single slice is diluted by its neighbours."""
+    spike = np.array([-4, -4, 4, -4, -4, -4], dtype=np.float32)
+    run = np.array([-4, 2, 3, 2, -4, -4], dtype=np.float32)
+    features = [exam_features(blob(3), logits, STACK, pixel_prob=0.5)[0] for logits in (spike, run)]
+    assert features[0] < features[1]
+
+
+def test_slice_features_are_of_the_slice_and_its_neighbours() -> None:
+    """Logits are limited, so that one network's outburst does not drown the rest."""
+    logits = np.array([0, 0, 99, 0, 0, 0], dtype=np.float32)
+    features = slice_features(blob(4), logits, STACK, pixel_prob=0.5)
+    assert features[:, 0].tolist() == [0, 0, 10, 0, 0, 0]
+    assert features[:, 1].tolist() == [0, 5, 0, 5, 0, 0]
+    assert features[2, 2] == pytest.approx(np.log1p(16 / 20))
+    assert not features[[0, 1, 3, 4, 5], 2].any()

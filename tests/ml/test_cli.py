@@ -1,0 +1,73 @@
+"""`python -m ml predict`, from a folder of DICOM to files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+import typer.core
+import typer.main
+
+from ml import cli
+from ml.bundle import Bundle, write_bundle
+from tests.ml.data.conftest import WriteSeries, write_series
+
+__all__ = ["write_series"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of a command line."""
+    monkeypatch.setattr("sys.argv", ["ml", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return int(left.value.code or 0)
+
+
+def test_predict_writes_the_files_of_its_contract(
+    write_series: WriteSeries, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """prediction.json and prob.npz, slices named by their SOP Instance UIDs."""
+    write_bundle(tmp_path / "tiny", tiny_bundle.config, weights=tiny_bundle.weights, metrics={}, card="")
+    folder = write_series()[0].parent
+    (folder / "README.txt").write_text("beside the images")
+    out = tmp_path / "out"
+    assert run(monkeypatch, "predict", str(folder), "--out", str(out), "--bundle", str(tmp_path / "tiny")) == 0
+    answer = json.loads((out / "prediction.json").read_text())
+    saved = np.load(out / "prob.npz")
+    assert saved["prob"].shape == (10, 64, 64)
+    assert list(answer["slice_scores"]) == saved["sop_instance_uids"].tolist()
+    assert answer["bundle"]["name"] == "tiny"
+    assert 0 <= answer["exam_score"] <= 1
+    assert answer["hemorrhage_ml"] >= 0
+    assert (answer["hemorrhage_ml"] > 0) == answer["exam_positive"]
+
+
+def test_images_that_cannot_be_analysed_exit_with_3_and_a_code(
+    write_series: WriteSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the node's demo does; nothing is written."""
+    folder = write_series([0.0])[0].parent
+    assert run(monkeypatch, "predict", str(folder), "--out", str(tmp_path / "out")) == 3
+    assert "TOO_FEW_SLICES" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_that_is_none_exits_with_1(
+    write_series: WriteSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, no stack trace."""
+    folder = write_series()[0].parent
+    out = str(tmp_path / "out")
+    assert run(monkeypatch, "predict", str(folder), "--out", out, "--bundle", str(tmp_path / "none")) == 1
+    assert "BUNDLE_UNUSABLE" in capsys.readouterr().err
+
+
+def test_every_command_and_option_has_help() -> None:
+    """A command line without help is a closed door."""
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, typer.core.TyperGroup)
+    assert set(group.commands) >= {"predict", "train-compact"}
+    for command in group.commands.values():
+        assert command.help
+        assert [one.name for one in command.params if not getattr(one, "help", None)] == []

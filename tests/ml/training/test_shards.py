@@ -1,0 +1,28 @@
+"""Simulated exams reach the disk as the network will see them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ml.config import Preprocessing, Window
+from ml.training.shards import make_shards, open_shards
+
+CONFIG = Preprocessing(2.0, 112, (Window(-10, 110),), slab_mm=5.0, neighbour_mm=5.0)
+
+
+def test_exams_are_simulated_once_and_can_be_opened(tmp_path: Path) -> None:
+    """A second run finds what the first made; a half-written exam does not count."""
+    (tmp_path / "000003").mkdir()
+    assert list(make_shards(tmp_path, [3], CONFIG, workers=0, matrix=128)) == [3]
+    written = (tmp_path / "000003" / "exam.json").stat().st_mtime_ns
+    assert list(make_shards(tmp_path, [3], CONFIG, workers=0, matrix=128)) == [3]
+    assert (tmp_path / "000003" / "exam.json").stat().st_mtime_ns == written
+    (exam,) = open_shards(tmp_path, [3])
+    assert exam.hu.shape == exam.blood.shape
+    assert exam.hu.shape[1:] == (112, 112)
+    assert exam.hu.dtype == np.int16
+    assert exam.neighbours.max() == len(exam.hu) - 1
+    assert bool(len(exam.positive_slices)) == (exam.hemorrhage_ml > 0)
+    brain = exam.hu[(exam.hu > -20) & (exam.hu < 100)]
+    assert 15 < np.median(brain) < 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000003"]

@@ -1,0 +1,115 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ml.volume import Geometry
+from tests.worker.conftest import Exam
+from worker.results.overlay import hanging, panel_slices, write_overlay
+
+MakeExam = Callable[..., Exam]
+ORANGE = np.array([255, 64, 32])
+
+
+def read_pixels(path: Path) -> Any:
+    """(y, x, colour) as integers."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def contour_columns_and_rows(path: Path) -> tuple[float, float]:
+    """Centre of the contour pixels of a picture, as fractions of the first panel."""
+    pixels = read_pixels(path)[80:, :408]
+    y, x = np.nonzero(np.abs(pixels - ORANGE).sum(axis=2) == 0)
+    assert len(y), "no contour was drawn"
+    return float(x.mean() / 408), float((y.mean() - 4) / 400)
+
+
+def turned(exam: Exam, axes: tuple[tuple[float, float, float], tuple[float, float, float]], turn: object) -> Exam:
+    """The same patient stored in another way."""
+    row, column = (np.array(axis) for axis in axes)
+    old = exam.volume.geometry
+    geometry = Geometry(old.positions_lps, row, column, old.pixel_spacing_mm, old.sop_instance_uids)
+    change = turn if callable(turn) else None
+    assert change is not None
+    volume = replace(exam.volume, hu=change(exam.volume.hu), geometry=geometry)
+    lesions = tuple(replace(lesion, mask=change(lesion.mask)) for lesion in exam.lesions)
+    return replace(
+        exam, volume=volume, lesions=lesions, prediction=replace(exam.prediction, mask=change(exam.prediction.mask))
+    )
+
+
+WAYS = {
+    "as usual": (((1, 0, 0), (0, 1, 0)), lambda a: a),
+    "rows to the right": (((-1, 0, 0), (0, 1, 0)), lambda a: a[:, :, ::-1]),
+    "columns to the front": (((1, 0, 0), (0, -1, 0)), lambda a: a[:, ::-1]),
+    "transposed": (((0, 1, 0), (1, 0, 0)), lambda a: a.transpose(0, 2, 1)),
+    "turned by 90 degrees": (((0, 1, 0), (-1, 0, 0)), lambda a: a.transpose(0, 2, 1)[:, ::-1]),
+}
+
+
+@pytest.mark.parametrize(("axes", "turn"), WAYS.values(), ids=WAYS)
+def test_the_patients_right_is_on_the_left_however_the_slices_are_stored(
+    make_exam: MakeExam, tmp_path: Path, axes: tuple[tuple[float, float, float], ...], turn: object
+) -> None:
+    """The lesion is in the patient's right front: left and top in every picture."""
+    exam = make_exam(rows=48, columns=48)
+    one = exam.lesions[0]
+    exam = replace(exam, lesions=(one,), prediction=replace(exam.prediction, mask=one.mask))
+    exam = turned(exam, (axes[0], axes[1]), turn)
+    write_overlay(exam.volume, tmp_path / "o.png", prediction=exam.prediction, lesions=exam.lesions)
+    across, down = contour_columns_and_rows(tmp_path / "o.png")
+    assert across < 0.45
+    assert down < 0.5
+    sides = hanging(exam.volume.geometry)
+    assert (sides.right, sides.bottom) == ("L", "P")
+
+
+def test_oblong_pixels_are_shown_in_true_proportions(make_exam: MakeExam, tmp_path: Path) -> None:
+    """A square of 60 mm is square in the picture, whatever the pixels."""
+    exam = make_exam(rows=80, columns=40, pixel_spacing=(2.5, 5.0))
+    mask = np.zeros_like(exam.prediction.mask)
+    mask[4, 20:44, 10:22] = True  # 24 x 2.5 mm by 12 x 5 mm
+    lesions = (replace(exam.lesions[0], mask=mask, key_slice=4),)
+    write_overlay(exam.volume, tmp_path / "o.png", prediction=replace(exam.prediction, mask=mask), lesions=lesions)
+    pixels = read_pixels(tmp_path / "o.png")
+    hits = np.abs(pixels - ORANGE).sum(axis=2) == 0
+    wide = np.flatnonzero(hits.sum(axis=0) > 40)  # the upright strokes; the lesion's number has none so long
+    tall = np.flatnonzero(hits.sum(axis=1) > 40)
+    assert np.ptp(wide) == pytest.approx(np.ptp(tall), abs=3)
+    assert np.ptp(wide) == pytest.approx(60 * 400 / 200, abs=6)
+
+
+def test_key_slices_are_shown_first_and_filled_up_with_far_ones(make_exam: MakeExam) -> None:
+    """Two lesions give two key slices and one more outlined slice."""
+    exam = make_exam()
+    shown = panel_slices(exam.prediction, exam.lesions)
+    assert {lesion.key_slice for lesion in exam.lesions} <= set(shown)
+    assert len(shown) == 3
+    assert all(exam.prediction.mask[z].any() for z in shown)
+
+
+def test_a_negative_exam_shows_six_slices_spread_over_the_head(make_exam: MakeExam, tmp_path: Path) -> None:
+    """The reader sees what was read."""
+    exam = make_exam(positive=False, slices=28)
+    shown = write_overlay(exam.volume, tmp_path / "o.png", prediction=exam.prediction, lesions=[])
+    assert len(shown) == 6
+    assert min(shown) <= 5
+    assert max(shown) >= 22
+    with Image.open(tmp_path / "o.png") as picture:
+        assert picture.size[0] > 1000
+
+
+def test_the_picture_holds_no_identity(make_exam: MakeExam, tmp_path: Path) -> None:
+    """Two patients, one picture; and no text chunk in the file."""
+    for name in ("One^Patient", "Other^Patient"):
+        exam = make_exam(patient_name=name, seed=1)
+        write_overlay(exam.volume, tmp_path / f"{name}.png", prediction=exam.prediction, lesions=exam.lesions)
+    one, other = sorted(tmp_path.glob("*.png"))
+    assert one.read_bytes() == other.read_bytes()
+    with Image.open(one) as picture:
+        assert not picture.info

@@ -1,0 +1,288 @@
+"""One job through the real pipeline: rows and files in, rows and result files out, with a tiny network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pydicom
+import pytest
+import torch
+from pydicom.dataset import Dataset
+from sqlalchemy import select, update
+
+from dicom_node import jobs
+from dicom_node.states import JobState
+from dicom_node.tables import Delivery, Job, Result
+from ml.bundle import BundleConfig, write_bundle
+from ml.config import Calibration, Logistic, OperatingPoint, Preprocessing, Provenance, Window
+from ml.networks.drn import DrnConfig, Level
+from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
+from tests.dicom_factory import ct_series
+from tests.dicom_node.house import House
+from worker import pipeline
+from worker.results.report_tree import summary_text
+from worker.runtime import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TINY = PatchFcnConfig(DrnConfig(6, 4, 3, 2, (Level("conv", 6, 1),)), class_pooling="smooth-max")
+ALWAYS, NEVER = 20.0, -20.0
+"""Bias of the exam score: a bundle that calls every exam positive, or none."""
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
+    """Two bundles with the same weights: one always positive, one never."""
+    torch.manual_seed(0)
+    network = PatchFcn(TINY)
+    torch.nn.init.normal_(network.get_parameter("pixel_score.weight"), 0, 2.0)
+    torch.nn.init.zeros_(network.get_parameter("pixel_score.bias"))
+    made = {}
+    for bias in (ALWAYS, NEVER):
+        config = BundleConfig(
+            name="tiny",
+            version="0",
+            network=TINY,
+            preprocessing=Preprocessing(4.0, 64, (Window(-10, 110), Window(-300, 900)), 5.0, 5.0),
+            operating_point=OperatingPoint(pixel_prob=0.5, exam_score=0.5, least_lesion_ml=30.0),
+            calibration=Calibration(Logistic((1.0, 0.5, 0.5), -1.0), Logistic((0.0, 0.0, 0.0), bias)),
+            provenance=Provenance("none: random weights", "tests", 0, "none", 0),
+        )
+        made[bias] = tmp_path_factory.mktemp("bundle")
+        write_bundle(made[bias], config, weights=network.state_dict(), metrics={}, card="tiny")
+    return made
+
+
+@pytest.fixture
+def make_house(tmp_path: Path, bundles: dict[float, Path]) -> Callable[..., tuple[House, Runtime]]:
+    """A node without its processes, one destination, and a worker's runtime on it."""
+
+    def make(bias: float = ALWAYS, *, results: str = "") -> tuple[House, Runtime]:
+        text = (
+            f'[worker]\nbundle = "{bundles[bias]}"\ndevice = "cpu"\nengine = "torch"\nthreads = 1\n'
+            f"[results]\n{results}\n"
+            '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 4242\n'
+        )
+        house = House(tmp_path, config=text)
+        return house, Runtime(house.config, house.database, "worker-1")
+
+    return make
+
+
+def run(house: House, runtime: Runtime, series: list[Dataset]) -> Job:
+    """Receive, complete and run; the job as it ended."""
+    job_id = house.job(series) if not house.all(Job) else house.all(Job)[-1].id
+    pipeline.run_job(runtime, job_id)
+    return house.row(job_id)
+
+
+def result_files(house: House) -> dict[str, Dataset]:
+    """Modality -> result, as saved."""
+    return {row.kind.value: pydicom.dcmread(house.config.archive_dir / row.path) for row in house.all(Result)}
+
+
+def test_a_positive_exam_gives_seg_sr_overlay_and_outbox(make_house: Callable[..., tuple[House, Runtime]]) -> None:
+    """All in the one commit that ends the job."""
+    house, runtime = make_house()
+    job = run(house, runtime, ct_series(slices=24))
+    assert job.state is JobState.SUCCEEDED, (job.error_code, job.error_text)
+    assert job.summary["finding"] == "positive"
+    files = result_files(house)
+    assert set(files) == {"SEG", "SR"}
+    assert len(files["SEG"].SegmentSequence) == len(job.summary["lesions"]) > 0
+    assert [row.destination for row in house.all(Delivery)] == ["pacs", "pacs"]
+    assert (house.config.archive_dir / job.summary["overlay"]).read_bytes().startswith(b"\x89PNG")
+    assert set(job.summary["slice_scores"]) == set(job.sop_instance_uids)
+    assert set(job.summary["seconds"]) == {"volume", "predict", "lesions", "encode", "check", "save"}
+
+
+@pytest.mark.parametrize(("setting", "kinds"), [("", {"SEG", "SR"}), ("send_seg_when_negative = false", {"SR"})])
+def test_a_negative_exam_is_answered_too(
+    make_house: Callable[..., tuple[House, Runtime]], setting: str, kinds: set[str]
+) -> None:
+    """An empty SEG by default, and always an SR."""
+    house, runtime = make_house(NEVER, results=setting)
+    job = run(house, runtime, ct_series(slices=24))
+    assert (job.state, job.summary["finding"], job.summary["hemorrhage_ml"]) == (JobState.SUCCEEDED, "negative", 0.0)
+    assert set(result_files(house)) == kinds
+
+
+def _one_missing(keyword: str) -> Callable[[], list[Dataset]]:
+    return lambda: ct_series(slices=24, missing=(keyword,))
+
+
+def _without(index: int) -> list[Dataset]:
+    series = ct_series(slices=24)
+    del series[index]
+    return series
+
+
+def _undecodable() -> list[Dataset]:
+    series = ct_series(slices=24)
+    series[7].PixelData = series[7].PixelData[: len(series[7].PixelData) // 3]
+    return series
+
+
+def _two_acquisitions() -> list[Dataset]:
+    first = ct_series(slices=24, seed=1)
+    study_uid, series_uid = str(first[0].StudyInstanceUID), str(first[0].SeriesInstanceUID)
+    second = ct_series(slices=24, seed=2, acquisition_number=2, study_uid=study_uid, series_uid=series_uid)
+    return [*first, *second]
+
+
+BAD_INPUT: dict[str, Callable[[], list[Dataset]]] = {
+    "RESCALE_MISSING": _one_missing("RescaleSlope"),
+    "POSITION_MISSING": _one_missing("ImagePositionPatient"),
+    "GAP_IN_SLICES": lambda: _without(11),
+    "PIXELS_UNDECODABLE": _undecodable,
+    "TOO_FEW_SLICES": lambda: ct_series(slices=1),
+    "NO_CT": lambda: ct_series(slices=24, modality="MR"),
+    "NOT_HEAD": lambda: ct_series(
+        slices=24, description="Chest", study_description="CT CHEST", extra={"BodyPartExamined": "CHEST"}
+    ),
+    "ONLY_BONE_KERNEL": lambda: ct_series(slices=24, kernel="H70s"),
+    "ONLY_CONTRAST": lambda: ct_series(slices=24, contrast="IOMERON"),
+}
+
+
+@pytest.mark.parametrize("code", BAD_INPUT)
+def test_what_cannot_be_read_is_answered_with_its_reason(
+    make_house: Callable[..., tuple[House, Runtime]], code: str
+) -> None:
+    """REJECTED, the code in the row, an SR that says so, and every received file still there."""
+    house, runtime = make_house()
+    house.receive(BAD_INPUT[code]())
+    house.age(s=3600)
+    house.sweep()
+    job = run(house, runtime, [])
+    assert (job.state, job.rejection_code) == (JobState.REJECTED, code)
+    files = result_files(house)
+    assert set(files) == {"SR"}
+    assert code in summary_text(files["SR"])
+    assert job.summary["rejected"] == code
+
+
+def test_two_acquisitions_in_one_series_are_refused(make_house: Callable[..., tuple[House, Runtime]]) -> None:
+    """Two different images at each position: nobody can say which one is meant."""
+    house, runtime = make_house()
+    house.receive(_two_acquisitions())
+    house.age(s=3600)
+    house.sweep()
+    job = run(house, runtime, [])
+    assert job.state is JobState.REJECTED
+    assert job.rejection_code in {"MIXED_ACQUISITIONS", "MIXED_FRAMES_OF_REFERENCE"}
+
+
+def test_a_rejected_study_is_silent_when_config_says_so(make_house: Callable[..., tuple[House, Runtime]]) -> None:
+    """The row still tells why."""
+    house, runtime = make_house(results="send_sr_when_rejected = false")
+    house.receive(_without(11))
+    house.age(s=3600)
+    house.sweep()
+    job = run(house, runtime, [])
+    assert (job.state, job.rejection_code) == (JobState.REJECTED, "GAP_IN_SLICES")
+    assert result_files(house) == {}
+
+
+def test_a_second_run_of_the_same_input_writes_the_same_bytes(
+    make_house: Callable[..., tuple[House, Runtime]],
+) -> None:
+    """A worker that died after saving: the next attempt makes no second result."""
+    house, runtime = make_house()
+    job = run(house, runtime, ct_series(slices=24))
+    first = {row.sop_instance_uid: row.sha256 for row in house.all(Result)}
+    with house.database.session() as session:
+        session.execute(update(Job).values(state=JobState.QUEUED, not_before=None))
+    pipeline.run_job(runtime, job.id)
+    assert {row.sop_instance_uid: row.sha256 for row in house.all(Result)} == first
+    assert len(house.all(Delivery)) == 2
+    assert house.row(job.id).attempt == 2
+
+
+def test_a_message_for_a_job_that_is_gone_or_taken_does_nothing(
+    make_house: Callable[..., tuple[House, Runtime]],
+) -> None:
+    """Duplicates and late messages find nothing to claim."""
+    house, runtime = make_house()
+    job_id = house.job(ct_series(slices=24))
+    assert jobs.claim(house.database, job_id, worker="another", lease_s=30.0) is not None
+    pipeline.run_job(runtime, job_id)
+    pipeline.run_job(runtime, 4711)
+    row = house.row(job_id)
+    assert (row.state, row.worker, row.attempt) == (JobState.RUNNING, "another", 1)
+
+
+def test_a_cancelled_job_keeps_nothing_of_its_worker(
+    make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while the network runs: no result, no outbox row, and the state stays."""
+    house, runtime = make_house()
+    job_id = house.job(ct_series(slices=24))
+    predict = runtime.predictor.predict
+
+    def cancelled_meanwhile(volume: object) -> object:
+        jobs.cancel(house.database, job_id, why="test")
+        return predict(volume)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runtime.predictor, "predict", cancelled_meanwhile)
+    pipeline.run_job(runtime, job_id)
+    assert house.row(job_id).state is JobState.CANCELLED
+    assert house.all(Result) == house.all(Delivery) == []
+
+
+def test_a_file_that_cannot_be_read_now_is_tried_again(make_house: Callable[..., tuple[House, Runtime]]) -> None:
+    """A shared folder that is away is a fault, not an answer: the job waits and runs again."""
+    house, runtime = make_house()
+    job_id = house.job(ct_series(slices=24))
+    with house.database.reading() as session:
+        path = house.config.archive_dir / session.scalars(select(Job)).one().study.instances[0].path
+    away = path.with_suffix(".away")
+    path.rename(away)
+    pipeline.run_job(runtime, job_id)
+    row = house.row(job_id)
+    assert row.state is JobState.QUEUED
+    assert row.not_before is not None
+    assert row.error_code
+    away.rename(path)
+    with house.database.session() as session:
+        session.execute(update(Job).values(not_before=None))
+    pipeline.run_job(runtime, job_id)
+    assert house.row(job_id).state is JobState.SUCCEEDED
+
+
+def test_a_rejection_waits_for_an_archive_that_is_away(make_house: Callable[..., tuple[House, Runtime]]) -> None:
+    """No report without a patient goes out because a shared folder was not there for a moment."""
+    house, runtime = make_house()
+    house.receive(ct_series(slices=24, kernel="H70s"))
+    house.age(s=3600)
+    (job_id,) = house.sweep()
+    instances = house.config.archive_dir / "instances"
+    instances.rename(instances.with_name("away"))
+    pipeline.run_job(runtime, job_id)
+    assert house.row(job_id).state is JobState.QUEUED
+    assert house.all(Result) == []
+    instances.with_name("away").rename(instances)
+    with house.database.session() as session:
+        session.execute(update(Job).values(not_before=None))
+    pipeline.run_job(runtime, job_id)
+    assert house.row(job_id).state is JobState.REJECTED
+    assert result_files(house)["SR"].PatientID == "PHANTOM1"
+
+
+def test_an_unexpected_error_is_a_row_and_not_a_dead_worker(
+    make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task boundary: the job is tried again, its row names the kind of error and no value of the data."""
+    house, runtime = make_house()
+    job_id = house.job(ct_series(slices=24))
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("Phantom^Head")
+
+    monkeypatch.setattr(pipeline, "find_lesions", broken)
+    pipeline.run_job(runtime, job_id)
+    row = house.row(job_id)
+    assert (row.state, row.error_code) == (JobState.QUEUED, "ZeroDivisionError")
+    assert "Phantom" not in (row.error_text or "")

@@ -1,0 +1,322 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pydicom.uid import ImplicitVRLittleEndian
+
+from tests.peers.dicom3tools import dcentvfy, dciodvfy
+from tests.peers.presence import find, need
+from tests.worker.conftest import CONTEXT, Exam, as_received
+from worker.results.checks import check_rejection_sr, check_results
+from worker.results.context import Equipment
+from worker.results.errors import ResultInvalid
+from worker.results.files import encode, save
+from worker.results.identity import identity_difference
+from worker.results.report_tree import concept, reported_lesions, summary_text, walk
+from worker.results.sr import write_rejection_sr
+from worker.results.summary import summary_sentence
+
+MakeExam = Callable[..., Exam]
+NAMES: dict[str, tuple[str | list[str] | None, str]] = {
+    "Latin 1": ("ISO_IR 100", "Müller^Jörg"),
+    "UTF-8": ("ISO_IR 192", "Wang^XiaoDong=王^小东"),
+    "Japanese": (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    "Japanese katakana": (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+    "Korean": (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    "GB18030": ("GB18030", "Wang^XiaoDong=王^小东"),
+    "none": (None, "Plain^Name"),
+}
+
+
+def evaluations(sr: Dataset) -> dict[str, str]:
+    """Concept -> coded value of the qualitative evaluations."""
+    return {concept(i): str(i.ConceptCodeSequence[0].CodeValue) for i in walk(sr) if i.get("ValueType") == "CODE"}
+
+
+def numbers(sr: Dataset) -> Iterator[tuple[str, float, str]]:
+    """(concept, value, unit) of every number, in order."""
+    for item in walk(sr):
+        if item.get("ValueType") == "NUM":
+            measured = item.MeasuredValueSequence[0]
+            unit = str(measured.MeasurementUnitsCodeSequence[0].CodeValue)
+            yield concept(item), float(measured.NumericValue), unit
+
+
+def test_the_answer_and_each_lesion_can_be_read_from_the_tree(make_exam: MakeExam) -> None:
+    """Present with its probability, then per lesion volume, long axis and mean attenuation."""
+    exam = make_exam()
+    sr = exam.sr(exam.seg())
+    assert evaluations(sr)["1386000"] == "52101004"
+    found = list(numbers(sr))
+    assert found[0] == ("122157", 0.93, "1")
+    for index, lesion in enumerate(exam.lesions):
+        volume, axis, density = found[1 + 3 * index : 4 + 3 * index]
+        assert (volume[0], volume[2]) == ("118565006", "cm3")
+        assert volume[1] == pytest.approx(lesion.volume_ml, abs=0.0006)
+        assert axis == ("103339001", 12.3, "mm")
+        assert (density[0], density[2]) == ("112031", "[hnsf'U]")
+        assert density[1] == pytest.approx(lesion.mean_hu, abs=0.06)
+
+
+def test_lesions_carry_the_tracking_uids_of_the_segments(make_exam: MakeExam) -> None:
+    """A PACS joins SEG and SR by them."""
+    exam = make_exam()
+    seg = exam.seg()
+    reported = reported_lesions(exam.sr(seg))
+    assert [(r.segment_number, r.tracking_uid, r.tracking_id) for r in reported] == [
+        (s.SegmentNumber, s.TrackingUID, s.TrackingID) for s in seg.SegmentSequence
+    ]
+    assert {r.sop_instance_uid for r in reported} == {seg.SOPInstanceUID}
+
+
+def test_the_summary_line_says_it_all(make_exam: MakeExam) -> None:
+    """The same sentence everywhere: answer, probability, volume in mL, thresholds, bundle, research notice."""
+    exam = make_exam()
+    line = summary_text(exam.sr(exam.seg()))
+    assert line == summary_sentence(exam.prediction, exam.lesions, CONTEXT.operating_points)
+    total_ml = sum(lesion.volume_ml for lesion in exam.lesions)
+    for part in ("PRESENT", "0.93", f"{total_ml:.1f} mL", "exam >= 0.5", "compact 1.2.0", "RESEARCH USE ONLY"):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("positive", "probability", "code"),
+    [(True, 0.9, "52101004"), (False, 0.1, "272519000"), (True, 0.2, "373068000"), (False, 0.9, "52101004")],
+    ids=["outlined", "nothing", "outlined below the exam threshold", "above it but nothing outlined"],
+)
+def test_absent_is_never_said_beside_a_contour(
+    make_exam: MakeExam, positive: bool, probability: float, code: str
+) -> None:
+    """An exam below the operating point with an outlined region is undetermined."""
+    exam = make_exam(positive=positive, probability=probability)
+    sr = exam.sr(exam.seg())
+    assert evaluations(sr)["1386000"] == code
+    assert len(reported_lesions(sr)) == len(exam.lesions)
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("positive", [True, False])
+def test_dciodvfy_and_dcentvfy_find_no_error(make_exam: MakeExam, tmp_path: Path, positive: bool) -> None:
+    """Valid by itself and of one study with its source."""
+    exam = make_exam(positive=positive, tilt_degrees=18.0)
+    seg = exam.seg()
+    sr = exam.sr(seg)
+    verdict = dciodvfy(sr)
+    assert not verdict.errors, verdict.output
+    assert all("DICOMDIR" in w or "DeviceUID" in w for w in verdict.warnings), verdict.output
+    files = [tmp_path / f"{index}.dcm" for index in range(len(exam.source.headers) + 2)]
+    for ds, path in zip([*exam.source.headers, seg, sr], files, strict=True):
+        save(ds, path)
+    assert not dcentvfy(files).errors
+
+
+@pytest.mark.peer("dicom3tools")
+def test_dcentvfy_sees_another_patient(make_exam: MakeExam, tmp_path: Path) -> None:
+    """Negative control of the test above."""
+    exam = make_exam()
+    seg = exam.seg()
+    seg.PatientID = "SOMEBODY ELSE"
+    save(exam.source.headers[0], tmp_path / "ct.dcm")
+    save(seg, tmp_path / "seg.dcm")
+    assert dcentvfy([tmp_path / "ct.dcm", tmp_path / "seg.dcm"]).errors
+
+
+@pytest.mark.peer("dcmtk")
+def test_dsrdump_renders_the_report(make_exam: MakeExam, tmp_path: Path) -> None:
+    """DCMTK's SR reader checks the tree while it reads."""
+    dsrdump = find("dsrdump")
+    if dsrdump is None:
+        need("dcmtk")
+        pytest.skip("Peer missing: dcmtk (no dsrdump; make peers)")
+    exam = make_exam()
+    save(exam.sr(exam.seg()), tmp_path / "sr.dcm")
+    done = subprocess.run([dsrdump, "+Pl", tmp_path / "sr.dcm"], capture_output=True, text=True, check=True)
+    assert "RESEARCH USE ONLY" in done.stdout
+    assert '"Volume")=' in done.stdout
+    assert not done.stderr
+
+
+def test_dcmqi_reads_the_same_measurements(make_exam: MakeExam, tmp_path: Path) -> None:
+    """A TID 1500 reader of another code base."""
+    reader = Path(sys.executable).with_name("tid1500reader")
+    if not reader.exists():
+        pytest.skip("Peer missing: dcmqi (no tid1500reader; pip install dcmqi)")
+    exam = make_exam()
+    seg = exam.seg()
+    save(exam.sr(seg), tmp_path / "sr.dcm")
+    command = [str(reader), "--inputDICOM", "sr.dcm", "--outputMetadata", "sr.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "\nE:" not in done.stdout + done.stderr
+    groups = json.loads((tmp_path / "sr.json").read_text(encoding="utf-8"))["Measurements"]
+    assert [group.get("ReferencedSegment") for group in groups] == [None, 1, 2]
+    for group, segment, lesion in zip(groups[1:], seg.SegmentSequence, exam.lesions, strict=True):
+        assert group["TrackingUniqueIdentifier"] == segment.TrackingUID
+        assert float(group["measurementItems"][0]["value"]) == pytest.approx(lesion.volume_ml, abs=0.0006)
+
+
+def test_equal_inputs_give_equal_bytes(make_exam: MakeExam) -> None:
+    """A retry writes the same report."""
+    exam = make_exam()
+    seg = exam.seg()
+    assert encode(exam.sr(seg)) == encode(exam.sr(seg))
+
+
+@pytest.mark.parametrize(("charset", "name"), NAMES.values(), ids=NAMES)
+def test_a_name_in_any_character_set_comes_back_byte_for_byte(
+    make_exam: MakeExam, tmp_path: Path, charset: str | list[str] | None, name: str
+) -> None:
+    """The PACS must find the patient whom it sent; nested texts keep the character set too."""
+    exam = make_exam(charset=charset, patient_name=name, extra={"InstitutionName": name.partition("=")[0]})
+    seg = exam.seg()
+    for ds in (seg, exam.sr(seg), rejection(exam.source.headers[0])):
+        save(ds, tmp_path / "result.dcm")
+        again = dcmread(tmp_path / "result.dcm")
+        raw = again.get_item("PatientName")
+        source = as_received(exam.source.headers[0]).get_item("PatientName")
+        assert raw is not None
+        assert source is not None
+        assert raw.value == source.value
+        assert str(again.PatientName) == name
+        assert again.ContributingEquipmentSequence[0].InstitutionName == name.partition("=")[0]
+        assert identity_difference(exam.source.headers[0], again) is None
+    check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=exam.sr(seg))
+
+
+def test_bytes_that_no_character_set_explains_are_carried_over(make_exam: MakeExam) -> None:
+    """Latin 1 under the name of UTF-8 is common in the field; decoding it would lose the name for good."""
+    exam = make_exam(patient_name="Müller^Jörg")
+    for header in exam.source.headers:
+        header.SpecificCharacterSet = "ISO_IR 192"
+    seg = exam.seg()
+    raw = through(seg).get_item("PatientName")
+    assert raw is not None
+    assert raw.value.rstrip() == "Müller^Jörg".encode("latin-1")
+    check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=exam.sr(seg))
+
+
+def through(ds: Dataset) -> Dataset:
+    """As a receiver reads it."""
+    return dcmread(BytesIO(encode(ds)))
+
+
+def test_own_texts_beyond_ascii_turn_the_whole_object_to_utf_8(make_exam: MakeExam) -> None:
+    """A hospital's name in the settings must not break a patient's name in another character set."""
+    exam = make_exam(charset=["", "ISO 2022 IR 87"], patient_name="Yamada^Tarou=山田^太郎=やまだ^たろう")
+    equipment = Equipment(institution_name="Universitätsklinikum Süd")
+    exam = replace(exam, context=replace(CONTEXT, equipment=equipment))
+    seg = through(exam.seg())
+    assert seg.SpecificCharacterSet == "ISO_IR 192"
+    assert str(seg.PatientName) == "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    assert seg.InstitutionName == "Universitätsklinikum Süd"
+    check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=exam.sr(seg))
+
+
+@pytest.mark.peer("dicom3tools")
+def test_values_that_break_their_form_are_left_empty(make_exam: MakeExam) -> None:
+    """A birth date of "UNKNOWN" or a sex of "X" would make every result invalid."""
+    exam = make_exam()
+    for header in exam.source.headers:
+        for tag, vr, value in ((0x00100030, "DA", b"UNKNOWN "), (0x00100040, "CS", b"X "), (0x00101030, "DS", b"?kg ")):
+            header[tag] = raw_element(tag, vr, value)
+    seg = exam.seg()
+    sr = exam.sr(seg)
+    assert (seg.PatientBirthDate, seg.PatientSex, "PatientWeight" in seg) == ("", "", False)
+    assert not dciodvfy(seg).errors
+    assert not dciodvfy(sr).errors
+    check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=sr)
+
+
+def raw_element(tag: int, vr: str, value: bytes) -> Any:
+    """An element as it comes from a file, unchecked."""
+    return RawDataElement(Tag(tag), vr, len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
+
+
+def rejection(header: Dataset) -> Dataset:
+    """A report on this study."""
+    return write_rejection_sr(CONTEXT, header, code="TOO_FEW_SLICES", sentence="The series has 2 slices.")
+
+
+def magnetic_resonance() -> Dataset:
+    """An MR image with the least of attributes."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", "1.2.3.4"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality = "1.2.3", "1.2.3.5", "MR"
+    ds.PatientName, ds.PatientID = "Doe^Jane", "4711"
+    return ds
+
+
+def private_class() -> Dataset:
+    """An object of a class that no table knows."""
+    ds = magnetic_resonance()
+    ds.SOPClassUID = "1.3.12.2.1107.5.9.1"
+    return ds
+
+
+def only_a_study() -> Dataset:
+    """What is left of a broken file."""
+    ds = Dataset()
+    ds.StudyInstanceUID = "1.2.3"
+    return ds
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("header", [magnetic_resonance, private_class, only_a_study])
+def test_a_rejected_study_gets_a_valid_report_that_says_why(header: Callable[[], Dataset]) -> None:
+    """Whatever the study holds: MR, a private class, or a header with nothing but the study."""
+    source = header()
+    sr = rejection(source)
+    assert source == header()
+    assert "TOO_FEW_SLICES: The series has 2 slices." in summary_text(sr)
+    assert not list(numbers(sr))
+    assert sr.StudyInstanceUID == "1.2.3"
+    if "SOPClassUID" in source:
+        series = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+        assert series.ReferencedSOPSequence[0].ReferencedSOPClassUID == source.SOPClassUID
+    else:
+        assert "CurrentRequestedProcedureEvidenceSequence" not in sr
+    check_rejection_sr(sr, source)
+    assert not dciodvfy(sr).errors, dciodvfy(sr).output
+
+
+def test_a_rejection_from_an_implicit_file_carries_the_identity(make_exam: MakeExam, tmp_path: Path) -> None:
+    """Implicit VR files name no VR; texts are carried over under the dictionary's."""
+    header = make_exam(patient_name="Müller^Jörg").source.headers[0]
+    header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    header.save_as(tmp_path / "ct.dcm", implicit_vr=True, little_endian=True)
+    source = dcmread(tmp_path / "ct.dcm")
+    sr = rejection(source)
+    check_rejection_sr(sr, source)
+    assert str(sr.PatientName) == "Müller^Jörg"
+
+
+def test_a_study_analysed_after_its_rejection_gets_a_report_of_its_own(make_exam: MakeExam) -> None:
+    """A PACS keeps the first of two objects with one UID."""
+    exam = make_exam()
+    rejected, analysed = rejection(exam.source.headers[0]), exam.sr(exam.seg())
+    assert rejected.SOPInstanceUID != analysed.SOPInstanceUID
+    assert rejected.SeriesInstanceUID != analysed.SeriesInstanceUID
+    assert encode(rejected) == encode(rejection(exam.source.headers[0]))
+
+
+def test_a_reason_fits_every_character_set() -> None:
+    """The source may declare a set without a degree sign."""
+    source = only_a_study()
+    sr = write_rejection_sr(CONTEXT, source, code="NOT_AXIAL", sentence="The slices are turned by 90°.")
+    assert "turned by 90?" in summary_text(through(sr))
+    check_rejection_sr(sr, source)
+
+
+def test_a_header_without_a_study_is_refused() -> None:
+    """A report that belongs to no study would be an orphan in the PACS."""
+    with pytest.raises(ResultInvalid) as caught:
+        rejection(Dataset())
+    assert caught.value.code == "SOURCE_WITHOUT_STUDY"
