@@ -16,8 +16,10 @@ from pathlib import Path
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.events import Event
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_node.config import DestinationConfig, NodeConfig, TlsConfig
@@ -112,19 +114,27 @@ def associated(
     ae.maximum_pdu_size = 0
     for sop_class, syntax in contexts:
         ae.requested_contexts = [*ae.requested_contexts, build_context(sop_class, syntax or None)]
+    rejections: list[str] = []
+
+    def note_rejection(event: Event) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu.reason_str)
+
     try:
         assoc = ae.associate(
             destination.host,
             destination.port,
             ae_title=destination.ae_title,
             max_pdu=131072,
+            # pynetdicom itself forgets a rejection that comes before it waits for one, and says that nobody was there.
+            evt_handlers=[(evt.EVT_PDU_RECV, note_rejection)],
             tls_args=(client_context(destination.tls), destination.host) if destination.tls.enabled else None,
         )
     except OSError as error:  # the name is not known (socket.gaierror), or a TLS file cannot be read (ssl.SSLError)
         raise DestinationUnavailable(f"no association with {_name(destination)}: {error}") from error
     try:
         if not assoc.is_established:
-            raise _not_established(assoc, destination)
+            raise _not_established(assoc, destination, rejections)
         yield assoc
     finally:
         if assoc.is_established:
@@ -201,15 +211,16 @@ def _batches(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
         yield batch
 
 
-def _not_established(assoc: Association, destination: DestinationConfig) -> DestinationUnavailable | DestinationRefused:
+def _not_established(
+    assoc: Association, destination: DestinationConfig, rejections: Sequence[str]
+) -> DestinationUnavailable | DestinationRefused:
     """Why there is no association. Refused for good only when the PACS was there and wanted none of the objects."""
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         wanted = ", ".join(_object(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in assoc.rejected_contexts)
         return DestinationRefused(f"{_name(destination)} accepts no {wanted}{HINTS[0x0122]}")
-    if assoc.is_rejected and assoc.acceptor.primitive is not None:
-        reason = assoc.acceptor.primitive.reason_str
+    if rejections:
         hint = f"; does it know our AE title {assoc.requestor.ae_title!r} and this address?"
-        return DestinationUnavailable(f"{_name(destination)} rejected the association: {reason}{hint}")
+        return DestinationUnavailable(f"{_name(destination)} rejected the association: {rejections[0]}{hint}")
     return DestinationUnavailable(f"no association with {_name(destination)}: connection refused, lost or timed out")
 
 
