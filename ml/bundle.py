@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 
 from ml.config import Calibration, OperatingPoint, Preprocessing, Provenance
 from ml.errors import BundleError
+from ml.files import write_atomically
 from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
 from ml.prediction import BundleIdentity
 
@@ -107,10 +107,10 @@ def write_bundle(
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": asdict(config)}
     document = json.loads(json.dumps(document))
     document["digest"] = _digest(document, weights_bytes)
-    _write(folder / "weights.safetensors", weights_bytes)
-    _write(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    _write(folder / "CARD.md", card.encode())
-    _write(folder / "bundle.json", (json.dumps(document, indent=2) + "\n").encode())
+    write_atomically(folder / "weights.safetensors", weights_bytes)
+    write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    write_atomically(folder / "CARD.md", card.encode())
+    write_atomically(folder / "bundle.json", (json.dumps(document, indent=2) + "\n").encode())
     return load_bundle(folder)
 
 
@@ -140,13 +140,3 @@ def _digest(document: dict[str, Any], weights_bytes: bytes) -> str:
     sha256 = hashlib.sha256(hashlib.sha256(canonical).digest())
     sha256.update(hashlib.sha256(weights_bytes).digest())
     return sha256.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Atomically, durably: temporary file, fsync, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from ml.data.series import read_volume
 from ml.errors import MlError, UnreadableStudy
 from ml.inference.engines import engine_name
 from ml.inference.predictor import Predictor
+from ml.provenance import present_command
 from ml.training.compact import CompactRun, card, held_out_metrics, run_compact
 from ml.training.loop import Schedule
 
@@ -96,7 +96,7 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
         workers=workers,
         validation_exams=validation_exams,
         test_exams=test_exams,
-        command="python -m ml " + shlex.join(sys.argv[1:]),
+        command=present_command(),
         version=version,
         start_from=start_from,
     )

@@ -4,6 +4,7 @@ MlError                     root; `code` is stable and may be stored, `str(error
 +- UnreadableStudy          the images cannot be analysed (never retried)
 +- BundleError              a bundle is missing, damaged or of another format
 +- TrainingError            a run cannot go on; the last checkpoint is usable
++- EvaluationError          records that cannot be written or read; finished ones stay
 """
 
 
@@ -31,3 +32,9 @@ class TrainingError(MlError):
     """Training stopped; the message says what to do next."""
 
     code = "TRAINING_STOPPED"
+
+
+class EvaluationError(MlError):
+    """Records of answers that do not fit together; the message says what to do next."""
+
+    code = "EVALUATION_STOPPED"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,6 +14,7 @@ from ml.bundle import Bundle, BundleConfig, identify, load_bundle, write_bundle
 from ml.config import COMPACT_PREPROCESSING, Provenance
 from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
+from ml.provenance import present_commit
 from ml.training.augmentation import Augmentation
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate, evaluate_on_phantoms, with_calibration
 from ml.training.exams import simulate_exams
@@ -83,7 +83,7 @@ def finish(run: CompactRun, weights: dict[str, torch.Tensor], stage: Stage) -> B
         preprocessing=COMPACT_PREPROCESSING,
         operating_point=UNCALIBRATED_POINT,
         calibration=UNCALIBRATED,
-        provenance=Provenance("simulated", run.command, run.seed, _commit(), run.schedule.steps),
+        provenance=Provenance("simulated", run.command, run.seed, present_commit(), run.schedule.steps),
     )
     predictor = Predictor(Bundle(config, identify(config, "not yet written"), weights), device="cpu")
     tell = stage("calibrating", run.validation_exams * len(INSTITUTIONS))
@@ -149,18 +149,3 @@ Probabilities are calibrated on simulated exams with as many bleeding as bleed-f
 
 def _figure(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _commit() -> str:
-    """The commit this was run from, if it was run from a checkout."""
-    try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607 (git is found on the path)
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return asked.stdout.strip()

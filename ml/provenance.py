@@ -1,0 +1,37 @@
+"""What a figure was made with: the commit of this program and the command line."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+UNKNOWN = "unknown"
+
+
+def present_commit() -> str:
+    """The commit this was run from, with `+` where the working tree differs from it; "unknown" without a checkout."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return UNKNOWN
+    return f"{commit}+" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def present_command() -> str:
+    """The command line of this process, as it can be typed again."""
+    return "python -m ml " + shlex.join(sys.argv[1:])
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        asked = subprocess.run(  # noqa: S603 (constant arguments)
+            ["git", *arguments],  # noqa: S607 (git is found on the path)
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return asked.stdout.strip()
