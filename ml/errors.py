@@ -2,6 +2,7 @@
 
 MlError                     root; `code` is stable and may be stored, `str(error)` is one sentence for people
 +- UnreadableStudy          the images cannot be analysed (never retried)
++- DataError                a data set, its labels or prepared exams cannot be used as asked
 +- BundleError              a bundle is missing, damaged or of another format
 +- TrainingError            a run cannot go on; the last checkpoint is usable
 +- EvaluationError          records that cannot be written or read; finished ones stay
@@ -20,6 +21,12 @@ class UnreadableStudy(MlError):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+class DataError(MlError):
+    """A data set, its labels or prepared exams cannot be used as asked; the message says what to do."""
+
+    code = "DATA_UNUSABLE"
 
 
 class BundleError(MlError):

@@ -8,6 +8,7 @@ Slices stay in the pixel frame of the gantry: a tilted scan is not sheared strai
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ THIN = 2.0 / 3.0
 F32Array = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.floating]
 IndexArray = npt.NDArray[np.intp]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,12 @@ class Orientation:
         z, y, x = (slice(None, None, -1 if flip else 1) for flip in self.flips)
         return z, y, x
 
-    def apply(self, array: F32Array) -> F32Array:
+    def apply(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         """Source (z, y, x) to standard orientation (a view)."""
         turned = array.transpose(0, 2, 1) if self.transpose else array
         return turned[self._reversal]
 
-    def undo(self, array: F32Array) -> F32Array:
+    def undo(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         """Standard orientation back to source (a view)."""
         turned = array[self._reversal]
         return turned.transpose(0, 2, 1) if self.transpose else turned

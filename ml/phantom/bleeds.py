@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ml.labels import Subtype
 from ml.phantom.brain import BrainPoints
 from ml.phantom.grid import Array, ellipsoid, inside, noise_at
-from ml.phantom.spec import Bleed, Subtype
+from ml.phantom.spec import Bleed
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ml.labels import Subtype
 from ml.phantom.draw_scanner import draw_scanner
 from ml.phantom.spec import (
     Bleed,
@@ -19,7 +20,6 @@ from ml.phantom.spec import (
     Mass,
     Point,
     SkullSpec,
-    Subtype,
     Surgery,
 )
 

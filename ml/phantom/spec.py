@@ -7,19 +7,10 @@ z to the vertex, origin between the commissures (the plane z = 0 is close to the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+
+from ml.labels import Subtype
 
 Point = tuple[float, float, float]
-
-
-class Subtype(IntEnum):
-    """Label values of a simulated exam, in the order of BHSD (`../shared/reference/ml.md` section 4.4)."""
-
-    EDH = 1
-    IPH = 2
-    IVH = 3
-    SAH = 4
-    SDH = 5
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ml.labels import Subtype
 from ml.phantom import SimulatedExam, draw_spec, simulate
 from ml.phantom.draw import CLOT_HU, VOLUME_ML
 from ml.phantom.exam import ExamSpec
@@ -16,7 +17,7 @@ from ml.phantom.head import build_head
 from ml.phantom.physics import BONY_HU
 from ml.phantom.scanner import plan
 from ml.phantom.skull import make_cavity
-from ml.phantom.spec import Subtype, Zone
+from ml.phantom.spec import Zone
 
 LABELS = {kind.name: int(kind) for kind in Subtype}
 

@@ -22,7 +22,10 @@ def test_exams_are_simulated_once_and_can_be_opened(tmp_path: Path) -> None:
     assert exam.hu.shape[1:] == (112, 112)
     assert exam.hu.dtype == np.int16
     assert exam.neighbours.max() == len(exam.hu) - 1
+    assert exam.hemorrhage_ml is not None
     assert bool(len(exam.positive_slices)) == (exam.hemorrhage_ml > 0)
+    assert (exam.subtype is not None) == (exam.hemorrhage_ml > 0)
+    assert len(exam.slice_names) == len(exam.neighbours)
     brain = exam.hu[(exam.hu > -20) & (exam.hu < 100)]
     assert 15 < np.median(brain) < 60
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000003"]
