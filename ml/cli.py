@@ -17,11 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ml.bundle import load_bundle, write_bundle
 from ml.data.series import read_volume
-from ml.errors import MlError, UnreadableStudy
+from ml.errors import EvaluationError, MlError, UnreadableStudy
+from ml.evaluation.judging import evaluate, make_origin
+from ml.evaluation.metrics import auc
+from ml.evaluation.sources import PhantomSource
 from ml.inference.engines import engine_name
 from ml.inference.predictor import Predictor
 from ml.provenance import present_command
-from ml.training.compact import CompactRun, card, held_out_metrics, run_compact
+from ml.training.compact import TEST_SEEDS_FROM, CompactRun, card, held_out_metrics, run_compact
 from ml.training.loop import Schedule
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
@@ -119,6 +122,35 @@ def measure(
         metrics = held_out_metrics(Predictor(loaded), stage, exams=exams, matrix=matrix, workers=workers)
     write_bundle(bundle, loaded.config, weights=loaded.weights, metrics=metrics, card=card(loaded.config, metrics))
     print((bundle / "metrics.json").read_text())
+
+
+@app.command("evaluate")
+def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or `default`.")],
+    data: Annotated[str, typer.Argument(help="`phantom` for simulated exams.")],
+    out: Annotated[Path, typer.Option(help="Folder of the records: <study>/<model>/<set> for `tables`.")],
+    institution: Annotated[str, typer.Option(help="Simulated institution: any, A or B.")] = "B",
+    exams: Annotated[int, typer.Option(min=2, help="Simulated exams, half of them with blood.")] = 80,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first one.")] = TEST_SEEDS_FROM,
+    matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
+    readings: Annotated[int, typer.Option(min=1, max=3, help="Readings of the pixel labels; 3 for Table 4.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch, torch-channels-last, torch-half or openvino.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+) -> None:
+    """Record a bundle's answers on labelled exams, for `tables`. Stop and rerun at any moment: finished exams stay."""
+    if data != "phantom":
+        raise EvaluationError(f"there is no data {data!r}; write `phantom`")
+    source = PhantomSource(institution, first_seed, exams, matrix=matrix, workers=workers)
+    predictor = Predictor(load_bundle(bundle), device=device, engine=engine_name(engine), threads=threads)
+    config, identity = predictor.bundle.config, predictor.bundle.identity
+    origin = make_origin(out.parent.name, source, identity, config.operating_point)
+    with _progress() as stage:
+        tell = stage("evaluating", exams)
+        records = evaluate(predictor.predict, source, out, origin=origin, readings=readings, progress=tell)
+    scores, bleeding = [one.exam_score for one in records.records], [one.bleeding for one in records.records]
+    print(f"exam_auc {auc(scores, bleeding):.3f}  ({len(scores)} exams, {sum(bleeding)} with blood) -> {out}")
 
 
 def main() -> None:

@@ -18,6 +18,14 @@ def simulate_exams(
 ) -> Iterator[SimulatedExam]:
     """The exams of the seeds at an institution, in order; `alternate`: with blood, without, with ... by turns."""
     wanted = ((seed, index % 2 == 0 if alternate else None) for index, seed in enumerate(seeds))
+    return simulate_wanted(wanted, matrix=matrix, workers=workers, institution=institution)
+
+
+def simulate_wanted(
+    wanted: Iterable[tuple[int, bool | None]], *, matrix: int, workers: int, institution: str
+) -> Iterator[SimulatedExam]:
+    """One exam for each (seed, whether there is blood; None leaves it to the seed), in order."""
+    wanted = iter(wanted)
     if workers == 0:
         for seed, bleed in wanted:
             yield simulate_exam(seed, bleed, matrix, institution)

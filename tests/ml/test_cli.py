@@ -11,6 +11,7 @@ import typer.main
 
 from ml import cli
 from ml.bundle import Bundle, write_bundle
+from ml.evaluation.records import read_records
 from tests.ml.data.conftest import WriteSeries, write_series
 
 __all__ = ["write_series"]
@@ -63,11 +64,31 @@ def test_a_bundle_that_is_none_exits_with_1(
     assert "BUNDLE_UNUSABLE" in capsys.readouterr().err
 
 
+def test_evaluate_writes_records_that_name_their_bundle(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digest, commit and command stand beside the answers; a second run finds them all."""
+    bundle = write_bundle(tmp_path / "tiny", tiny_bundle.config, weights=tiny_bundle.weights, metrics={}, card="")
+    out = tmp_path / "study" / "first" / "test"
+    arguments = ("evaluate", str(tmp_path / "tiny"), "phantom", "--out", str(out), "--exams", "2", "--matrix", "128")
+    assert run(monkeypatch, *arguments, "--workers", "0") == 0
+    records = read_records(out)
+    assert records.missing == 0
+    assert records.origin.model == "first"
+    assert records.origin.digest == bundle.identity.digest
+    assert records.origin.command == f"python -m ml {' '.join(arguments)} --workers 0"
+    assert [one.bleeding for one in records.records] == [True, False]
+    assert "2 exams, 1 with blood" in capsys.readouterr().out
+    assert run(monkeypatch, *arguments) == 0
+    assert run(monkeypatch, *arguments, "--exams", "3") == 1
+    assert "EVALUATION_STOPPED" in capsys.readouterr().err
+
+
 def test_every_command_and_option_has_help() -> None:
     """A command line without help is a closed door."""
     group = typer.main.get_command(cli.app)
     assert isinstance(group, typer.core.TyperGroup)
-    assert set(group.commands) >= {"predict", "train-compact"}
+    assert set(group.commands) >= {"evaluate", "predict", "train-compact"}
     for command in group.commands.values():
         assert command.help
         assert [one.name for one in command.params if not getattr(one, "help", None)] == []

@@ -16,7 +16,7 @@ from ml.evaluation.pixels import (
     average_precision,
     average_precisions,
     bin_of,
-    image_histograms,
+    count_pixels,
     precision_recall,
 )
 
@@ -97,7 +97,8 @@ def test_histograms_add_up() -> None:
     )
     assert np.array_equal(parts.positives, whole.positives)
     assert np.array_equal(parts.negatives, whole.negatives)
-    positives, negatives = image_histograms(prob.reshape(6, 32, 32), truth.reshape(6, 32, 32))
+    counted, positives, negatives = count_pixels(prob.reshape(6, 32, 32), truth.reshape(6, 32, 32))
+    assert np.array_equal(counted.positives, whole.positives)
     assert positives.shape == (6, COARSE_BINS)
     assert positives.sum() == truth.sum()
     assert np.array_equal((positives + negatives).sum(axis=1), [32 * 32] * 6)
