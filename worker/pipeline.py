@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta, timezone
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +25,20 @@ from dicom_node import __version__, jobs
 from dicom_node.config import Config
 from dicom_node.errors import LeaseLost, NodeError
 from dicom_node.jobs import ClaimedJob, NewResult, Outcome
+from dicom_node.result_forms import Family, Form
 from dicom_node.states import JobState, ResultKind
 from ml.data.series import read_volume
 from ml.errors import MlError, UnreadableStudy
 from ml.inference.lesions import find_lesions
 from worker.lease import Lease
-from worker.results.checks import check_rejection_sr, check_results
-from worker.results.context import Equipment, OperatingPoints, ResultContext, SeriesPlan
+from worker.results.checks import check_form, check_rejection
+from worker.results.context import Equipment, OperatingPoints, ResultContext, SeriesLabel, SeriesPlan
 from worker.results.errors import ResultInvalid
+from worker.results.exam import AnalysedExam
 from worker.results.files import save
+from worker.results.forms import DEFAULT_FORMS, write_form, write_rejection
 from worker.results.overlay import write_overlay
-from worker.results.seg import write_seg
 from worker.results.source import read_source
-from worker.results.sr import write_rejection_sr, write_sr
 from worker.results.summary import summary_sentence
 
 if TYPE_CHECKING:
@@ -144,20 +146,26 @@ def _write_results(
     runtime: Runtime, job: ClaimedJob, paths: list[Path], found: Findings, stages: Stages
 ) -> tuple[tuple[NewResult, ...], str]:
     """SEG, SR and the overlay picture in the archive. Returns the rows-to-be and the picture's path."""
-    context = _context(runtime, job)
-    prediction, lesions = found.prediction, found.lesions
+    context, positive = _context(runtime, job), found.prediction.exam_positive
     with stages("encode"):
         source = read_source(paths, found.volume.geometry)
-        seg = write_seg(context, source, prediction=prediction, lesions=lesions)
-        sr = write_sr(context, source, prediction=prediction, lesions=lesions, seg=seg)
+        exam = AnalysedExam(source, found.volume, found.prediction, found.lesions)
+        written: dict[Form, tuple[Dataset, ...]] = {}
+        for form in DEFAULT_FORMS:
+            written[form] = write_form(form, context, exam, beside=list(chain(*written.values())))
     with stages("check"):
-        check_results(source, prediction=prediction, lesions=lesions, seg=seg, sr=sr)
+        for form, datasets in written.items():
+            check_form(form, datasets, exam, beside=list(chain(*written.values())))
     with stages("save"):
-        send_seg = prediction.exam_positive or runtime.config.results.send_seg_when_negative
-        kept = [_keep(runtime, ResultKind.SEG, seg)] if send_seg else []
-        kept.append(_keep(runtime, ResultKind.SR, sr))
-        overlay = _result_path(sr).replace(".dcm", ".png")
-        write_overlay(found.volume, runtime.archive_dir / overlay, prediction=prediction, lesions=lesions)
+        send_seg = positive or runtime.config.results.send_seg_when_negative
+        kept = [
+            _keep(runtime, ResultKind(form.family), ds)
+            for form, datasets in written.items()
+            if send_seg or form.family is not Family.SEG
+            for ds in datasets
+        ]
+        overlay = _result_path(written[DEFAULT_FORMS[-1]][-1]).replace(".dcm", ".png")
+        write_overlay(found.volume, runtime.archive_dir / overlay, prediction=exam.prediction, lesions=exam.lesions)
     return tuple(kept), overlay
 
 
@@ -167,9 +175,10 @@ def _rejected(runtime: Runtime, job: ClaimedJob, paths: list[Path], code: str, s
     if runtime.config.results.send_sr_when_rejected:
         context = _context(runtime, job)
         header = _any_header(paths, job)
-        sr = write_rejection_sr(context, header, code=code, sentence=sentence)
-        check_rejection_sr(sr, header)
-        results = (_keep(runtime, ResultKind.SR, sr),)
+        for form in DEFAULT_FORMS:
+            datasets = write_rejection(form, context, header, code=code, sentence=sentence)
+            check_rejection(form, datasets, header)
+            results += tuple(_keep(runtime, ResultKind(form.family), ds) for ds in datasets)
     summary = {
         "study_instance_uid": job.study_instance_uid,
         "series_instance_uid": job.series_instance_uid,
@@ -207,10 +216,10 @@ def _context(runtime: Runtime, job: ClaimedJob) -> ResultContext:
         operating_points=_operating_points(runtime),
         equipment=Equipment(software_version=__version__, institution_name=config.node.institution_name or None),
         series=SeriesPlan(
-            seg_number=config.results.seg_series_number,
-            seg_description=config.results.seg_series_description,
-            sr_number=config.results.sr_series_number,
-            sr_description=config.results.sr_series_description,
+            given={
+                Family.SEG: SeriesLabel(config.results.seg_series_number, config.results.seg_series_description),
+                Family.SR: SeriesLabel(config.results.sr_series_number, config.results.sr_series_description),
+            }
         ),
         local_zone=_zone(config),
     )

@@ -14,13 +14,15 @@ import pytest
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_node.result_forms import Form, FormName
 from ml.prediction import BundleIdentity, Lesion, Prediction
 from ml.volume import Geometry, MaskArray, Volume
 from tests.dicom_factory import ct_series
+from worker.results.checks import check_form
 from worker.results.context import OperatingPoints, ResultContext
-from worker.results.seg import write_seg
-from worker.results.source import SourceExam, order_source
-from worker.results.sr import write_sr
+from worker.results.exam import AnalysedExam
+from worker.results.forms import write_form
+from worker.results.source import order_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,26 +35,33 @@ CONTEXT = ResultContext(
     created_at=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC),
     operating_points=OperatingPoints(exam=0.5, voxel=0.4, smallest_lesion_ml=0.1),
 )
+SEG_FORM, SR_FORM = Form(FormName.SEG_BINARY), Form(FormName.SR_3D)
 REAL_HEAD = Path(__file__).parents[2].parent / "shared" / "data" / "ct-head-ge"
 
 
 @dataclass(frozen=True, eq=False)
-class Exam:
+class Exam(AnalysedExam):
     """All that writing a result takes."""
 
-    source: SourceExam
-    volume: Volume
-    prediction: Prediction
-    lesions: tuple[Lesion, ...]
     context: ResultContext = CONTEXT
+
+    def write(self, form: Form, *beside: Dataset) -> Dataset:
+        """The one object of this form."""
+        (ds,) = write_form(form, self.context, self, beside=beside)
+        return ds
 
     def seg(self) -> Dataset:
         """The SEG."""
-        return write_seg(self.context, self.source, prediction=self.prediction, lesions=self.lesions)
+        return self.write(SEG_FORM)
 
     def sr(self, seg: Dataset) -> Dataset:
         """The SR that goes with it."""
-        return write_sr(self.context, self.source, prediction=self.prediction, lesions=self.lesions, seg=seg)
+        return self.write(SR_FORM, seg)
+
+    def check(self, seg: Dataset, sr: Dataset) -> None:
+        """The gate on both."""
+        check_form(SEG_FORM, [seg], self)
+        check_form(SR_FORM, [sr], self, beside=[seg])
 
 
 def as_received(ds: Dataset) -> Dataset:

@@ -7,12 +7,12 @@ import pytest
 from pydicom import Dataset, dcmwrite
 
 from tests.peers.dicom3tools import dciodvfy
-from tests.worker.conftest import CONTEXT, Exam, predicted
-from worker.results.checks import check_rejection_sr, check_results, check_seg
+from tests.worker.conftest import CONTEXT, SEG_FORM, SR_FORM, Exam, predicted
+from worker.results.checks import check_form, check_rejection
 from worker.results.errors import ResultInvalid
+from worker.results.forms import write_rejection
 from worker.results.report_tree import concept, walk
 from worker.results.source import read_source
-from worker.results.sr import write_rejection_sr
 
 MakeExam = Callable[..., Exam]
 
@@ -20,7 +20,7 @@ MakeExam = Callable[..., Exam]
 def judge(exam: Exam, seg: Dataset, sr: Dataset) -> str:
     """The code of the first failed check, or "ok"."""
     try:
-        check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=sr)
+        exam.check(seg, sr)
     except ResultInvalid as error:
         if "Phantom" in str(error) or "PHANTOM1" in str(error):
             return "the sentence names the patient"
@@ -49,7 +49,7 @@ def test_a_turned_mask_fails_though_dciodvfy_is_content(make_exam: MakeExam, tur
     seg = wrong.seg()
     assert not dciodvfy(seg).errors
     with pytest.raises(ResultInvalid) as caught:
-        check_seg(seg, exam.source, prediction=exam.prediction, lesions=exam.lesions)
+        check_form(SEG_FORM, [seg], exam)
     assert caught.value.code == "SEG_VOXELS"
 
 
@@ -173,11 +173,11 @@ def test_a_spoiled_report_is_stopped(make_exam: MakeExam, spoil: Callable[[Datas
 def test_a_rejection_that_names_another_study_is_stopped(make_exam: MakeExam) -> None:
     """It must be of the study that was sent."""
     header = make_exam().source.headers[0]
-    sr = write_rejection_sr(CONTEXT, header, code="NO_HEAD", sentence="No series shows a head.")
-    check_rejection_sr(sr, header)
+    (sr,) = datasets = write_rejection(SR_FORM, CONTEXT, header, code="NO_HEAD", sentence="No series shows a head.")
+    check_rejection(SR_FORM, datasets, header)
     sr.StudyInstanceUID = "1.2.9"
     with pytest.raises(ResultInvalid):
-        check_rejection_sr(sr, header)
+        check_rejection(SR_FORM, datasets, header)
 
 
 def test_the_source_is_read_in_volume_order_and_must_be_whole(make_exam: MakeExam, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from tests.worker.conftest import BUNDLE, CONTEXT, Exam
 from worker.results.errors import ResultInvalid
 from worker.results.files import encode, save
 from worker.results.masks import read_mask, read_segments
-from worker.results.seg import write_seg
 from worker.results.uids import derive_uid
 
 MakeExam = Callable[..., Exam]
@@ -216,7 +215,7 @@ def test_lesions_that_are_not_the_mask_are_refused(make_exam: MakeExam) -> None:
     """A lesion that was lost on the way must not go unnoticed."""
     exam = make_exam()
     with pytest.raises(ResultInvalid) as caught:
-        write_seg(CONTEXT, exam.source, prediction=exam.prediction, lesions=exam.lesions[:1])
+        replace(exam, lesions=exam.lesions[:1]).seg()
     assert caught.value.code == "SEG_LESIONS"
 
 

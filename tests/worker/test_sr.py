@@ -15,14 +15,14 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
 from tests.peers.presence import find, need
-from tests.worker.conftest import CONTEXT, Exam, as_received
-from worker.results.checks import check_rejection_sr, check_results
+from tests.worker.conftest import CONTEXT, SR_FORM, Exam, as_received
+from worker.results.checks import check_rejection
 from worker.results.context import Equipment
 from worker.results.errors import ResultInvalid
 from worker.results.files import encode, save
+from worker.results.forms import write_rejection
 from worker.results.identity import identity_difference
 from worker.results.report_tree import concept, reported_lesions, summary_text, walk
-from worker.results.sr import write_rejection_sr
 from worker.results.summary import summary_sentence
 
 MakeExam = Callable[..., Exam]
@@ -188,7 +188,7 @@ def test_a_name_in_any_character_set_comes_back_byte_for_byte(
         assert str(again.PatientName) == name
         assert again.ContributingEquipmentSequence[0].InstitutionName == name.partition("=")[0]
         assert identity_difference(exam.source.headers[0], again) is None
-    check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=exam.sr(seg))
+    exam.check(seg, exam.sr(seg))
 
 
 def test_bytes_that_no_character_set_explains_are_carried_over(make_exam: MakeExam) -> None:
@@ -200,7 +200,7 @@ def test_bytes_that_no_character_set_explains_are_carried_over(make_exam: MakeEx
     raw = through(seg).get_item("PatientName")
     assert raw is not None
     assert raw.value.rstrip() == "Müller^Jörg".encode("latin-1")
-    check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=exam.sr(seg))
+    exam.check(seg, exam.sr(seg))
 
 
 def through(ds: Dataset) -> Dataset:
@@ -217,7 +217,7 @@ def test_own_texts_beyond_ascii_turn_the_whole_object_to_utf_8(make_exam: MakeEx
     assert seg.SpecificCharacterSet == "ISO_IR 192"
     assert str(seg.PatientName) == "Yamada^Tarou=山田^太郎=やまだ^たろう"
     assert seg.InstitutionName == "Universitätsklinikum Süd"
-    check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=exam.sr(seg))
+    exam.check(seg, exam.sr(seg))
 
 
 @pytest.mark.peer("dicom3tools")
@@ -232,7 +232,7 @@ def test_values_that_break_their_form_are_left_empty(make_exam: MakeExam) -> Non
     assert (seg.PatientBirthDate, seg.PatientSex, "PatientWeight" in seg) == ("", "", False)
     assert not dciodvfy(seg).errors
     assert not dciodvfy(sr).errors
-    check_results(exam.source, prediction=exam.prediction, lesions=exam.lesions, seg=seg, sr=sr)
+    exam.check(seg, sr)
 
 
 def raw_element(tag: int, vr: str, value: bytes) -> Any:
@@ -242,7 +242,7 @@ def raw_element(tag: int, vr: str, value: bytes) -> Any:
 
 def rejection(header: Dataset) -> Dataset:
     """A report on this study."""
-    return write_rejection_sr(CONTEXT, header, code="TOO_FEW_SLICES", sentence="The series has 2 slices.")
+    return write_rejection(SR_FORM, CONTEXT, header, code="TOO_FEW_SLICES", sentence="The series has 2 slices.")[0]
 
 
 def magnetic_resonance() -> Dataset:
@@ -283,7 +283,7 @@ def test_a_rejected_study_gets_a_valid_report_that_says_why(header: Callable[[],
         assert series.ReferencedSOPSequence[0].ReferencedSOPClassUID == source.SOPClassUID
     else:
         assert "CurrentRequestedProcedureEvidenceSequence" not in sr
-    check_rejection_sr(sr, source)
+    check_rejection(SR_FORM, [sr], source)
     assert not dciodvfy(sr).errors, dciodvfy(sr).output
 
 
@@ -294,7 +294,7 @@ def test_a_rejection_from_an_implicit_file_carries_the_identity(make_exam: MakeE
     header.save_as(tmp_path / "ct.dcm", implicit_vr=True, little_endian=True)
     source = dcmread(tmp_path / "ct.dcm")
     sr = rejection(source)
-    check_rejection_sr(sr, source)
+    check_rejection(SR_FORM, [sr], source)
     assert str(sr.PatientName) == "Müller^Jörg"
 
 
@@ -310,9 +310,10 @@ def test_a_study_analysed_after_its_rejection_gets_a_report_of_its_own(make_exam
 def test_a_reason_fits_every_character_set() -> None:
     """The source may declare a set without a degree sign."""
     source = only_a_study()
-    sr = write_rejection_sr(CONTEXT, source, code="NOT_AXIAL", sentence="The slices are turned by 90°.")
+    sentence = "The slices are turned by 90°."
+    (sr,) = datasets = write_rejection(SR_FORM, CONTEXT, source, code="NOT_AXIAL", sentence=sentence)
     assert "turned by 90?" in summary_text(through(sr))
-    check_rejection_sr(sr, source)
+    check_rejection(SR_FORM, datasets, source)
 
 
 def test_a_header_without_a_study_is_refused() -> None:

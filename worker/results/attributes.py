@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING
 
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from worker.results.codes import coded
 from worker.results.files import through_bytes
@@ -15,6 +16,7 @@ from worker.results.identity import copy_identity, set_character_set
 from worker.results.uids import IMPLEMENTATION_CLASS_UID, INSTANCE_CREATOR_UID
 
 if TYPE_CHECKING:
+    from dicom_node.result_forms import Form
     from worker.results.context import ResultContext
 
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"
@@ -51,12 +53,12 @@ def result_time(context: ResultContext, header: Dataset) -> datetime:
     return context.created_at.astimezone(_zone(header) or context.local_zone).replace(microsecond=0)
 
 
-def finish(ds: Dataset, context: ResultContext, header: Dataset) -> Dataset:
+def finish(ds: Dataset, context: ResultContext, header: Dataset, *, form: Form) -> Dataset:
     """The completed result, plain and from its own bytes.
 
     Adds times, equipment, qualification (PS3.3 C.7.5, C.12.1), file header and, last of all, the identity.
     """
-    set_character_set(header, ds, context.own_texts)
+    set_character_set(header, ds, context.own_texts, utf_8=form.utf_8)
     time = result_time(context, header)
     ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = time.strftime("%Y%m%d")
     ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = time.strftime("%H%M%S")
@@ -72,6 +74,7 @@ def finish(ds: Dataset, context: ResultContext, header: Dataset) -> Dataset:
     ds.ContributingEquipmentSequence = [*_scanner(header), _algorithm(context, time)]
     ds.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    ds.file_meta.TransferSyntaxUID = UID(form.transfer_syntax)
     result = through_bytes(ds)
     copy_identity(header, result)
     return result

@@ -7,16 +7,17 @@ SOP Instance UID.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
-from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import UID
 
+from dicom_node.result_forms import Family, FormName
 from worker.results.errors import ResultInvalid
 from worker.results.files import through_bytes
 from worker.results.identity import identity_difference
-from worker.results.masks import frame_sources, read_mask, read_segments
+from worker.results.masks import frame_sources, read_frames, read_mask, read_segments
 from worker.results.module_tables import missing_attributes
 from worker.results.report_tree import ReportedLesion, referenced_instances, report_problem, reported_lesions
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-    from ml.prediction import Lesion, Prediction
+    from dicom_node.result_forms import Form
     from ml.volume import MaskArray
+    from worker.results.exam import AnalysedExam
     from worker.results.source import SourceExam
 
 POSITION_TOLERANCE_MM = 0.01
@@ -36,32 +38,39 @@ VOLUME_TOLERANCE_ML = 0.01
 """The SR gives volumes to 0.001 mL."""
 
 
-def check_results(
-    source: SourceExam, *, prediction: Prediction, lesions: Sequence[Lesion], seg: Dataset, sr: Dataset
-) -> None:
-    """Both objects of an analysed exam, against the source, the prediction and each other."""
-    check_seg(seg, source, prediction=prediction, lesions=lesions)
-    check_sr(sr, source, seg=seg, lesions=lesions)
+def check_form(form: Form, datasets: Sequence[Dataset], exam: AnalysedExam, *, beside: Sequence[Dataset] = ()) -> None:
+    """What `write_form` gave, against the exam, what was asked for, and the objects `beside` it."""
+    for ds in datasets:
+        if form.family is Family.SEG:
+            check_seg(ds, exam, form=form)
+        else:
+            seg = next((one for one in beside if one.Modality == "SEG"), None)
+            _require(seg is not None, "SR_WITHOUT_SEG", "there is no segmentation that the report could point at")
+            check_sr(ds, exam, form=form, seg=cast("Dataset", seg))
 
 
-def check_seg(seg: Dataset, source: SourceExam, *, prediction: Prediction, lesions: Sequence[Lesion]) -> None:
+def check_seg(seg: Dataset, exam: AnalysedExam, *, form: Form) -> None:
     """Identity, attributes, UIDs, references, geometry of each frame, and each voxel of each lesion."""
     seg = through_bytes(seg)
-    _require(seg.SOPClassUID == SegmentationStorage, "SEG_CLASS", "the object is not a segmentation")
-    _check_common(seg, source.headers)
+    source, lesions = exam.source, exam.lesions
+    _check_common(seg, source.headers, form)
     _check_frames(seg, source)
-    _check_voxels(read_mask(seg), prediction.mask, source, "the mask of the prediction")
+    _check_voxels(read_mask(seg), exam.prediction.mask, source, "the mask of the prediction")
     segments = read_segments(seg)
     expected = [lesion.number for lesion in lesions] or [1]
-    _require(list(segments) == expected, "SEG_SEGMENTS", f"segments {list(segments)} for lesions {expected}")
+    if lesions or form.name is not FormName.SEG_LABELMAP:
+        _require(list(segments) == expected, "SEG_SEGMENTS", f"segments {list(segments)} for lesions {expected}")
     for lesion in lesions:
         _check_voxels(segments[lesion.number], lesion.mask, source, f"lesion {lesion.number}")
+    if form.name is FormName.SEG_FRACTIONAL:
+        _check_probabilities(seg, exam)
 
 
-def check_sr(sr: Dataset, source: SourceExam, *, seg: Dataset, lesions: Sequence[Lesion]) -> None:
+def check_sr(sr: Dataset, exam: AnalysedExam, *, form: Form, seg: Dataset) -> None:
     """Identity, attributes, UIDs, references, and per lesion: segment, tracking UID and volume as in the SEG."""
     sr, seg = through_bytes(sr), through_bytes(seg)
-    _check_report(sr, source.headers)
+    source, lesions = exam.source, exam.lesions
+    _check_report(sr, source.headers, form)
     known = {*source.geometry.sop_instance_uids, str(seg.SOPInstanceUID)}
     strangers = set(referenced_instances(sr)) - known
     _require(not strangers, "SR_REFERENCE", f"the report refers to {len(strangers)} instances of other series")
@@ -74,13 +83,13 @@ def check_sr(sr: Dataset, source: SourceExam, *, seg: Dataset, lesions: Sequence
         _check_reported(group, seg, _counted_ml(segments.get(group.segment_number, {}), source))
 
 
-def check_rejection_sr(sr: Dataset, header: Dataset) -> None:
-    """The report of a study that was not analysed: it must be valid, of that study, and make no finding."""
-    sr = through_bytes(sr)
-    _check_report(sr, [header])
-    strangers = {*referenced_instances(sr), *_evidence(sr)} - {str(header.get("SOPInstanceUID"))}
-    _require(not strangers, "SR_REFERENCE", "the report refers to instances that are not of the study")
-    _require(not reported_lesions(sr), "SR_LESIONS", "a report of a rejected study must not name lesions")
+def check_rejection(form: Form, datasets: Sequence[Dataset], header: Dataset) -> None:
+    """What `write_rejection` gave: it must be valid, of that study, and make no finding."""
+    for sr in map(through_bytes, datasets):
+        _check_report(sr, [header], form)
+        strangers = {*referenced_instances(sr), *_evidence(sr)} - {str(header.get("SOPInstanceUID"))}
+        _require(not strangers, "SR_REFERENCE", "the report refers to instances that are not of the study")
+        _require(not reported_lesions(sr), "SR_LESIONS", "a report of a rejected study must not name lesions")
 
 
 def _require(condition: object, code: str, sentence: str) -> None:
@@ -88,17 +97,17 @@ def _require(condition: object, code: str, sentence: str) -> None:
         raise ResultInvalid(code, sentence)
 
 
-def _check_common(ds: Dataset, headers: Sequence[Dataset]) -> None:
+def _check_common(ds: Dataset, headers: Sequence[Dataset], form: Form) -> None:
+    _require(ds.SOPClassUID == form.sop_class_uid, "RESULT_FORM", f"the object is not of the SOP class of {form.name}")
+    syntax = ds.file_meta.TransferSyntaxUID
+    _require(syntax == form.transfer_syntax, "RESULT_FORM", f"the transfer syntax is {syntax}")
     different = identity_difference(headers[0], ds)
     _require(different is None, "RESULT_IDENTITY", f"{different} is not the source's")
     missing = missing_attributes(ds)
     _require(not missing, "RESULT_ATTRIBUTES", f"required attributes are missing: {', '.join(missing[:5])}")
     charset = ds.get("SpecificCharacterSet")
-    _require(
-        charset == "ISO_IR 192" or charset == headers[0].get("SpecificCharacterSet"),
-        "RESULT_CHARSET",
-        "the character set is neither the source's nor UTF-8",
-    )
+    kept = not form.utf_8 and charset == headers[0].get("SpecificCharacterSet")
+    _require(kept or charset == "ISO_IR 192", "RESULT_CHARSET", "the character set is not the one that was asked for")
     theirs = {value for header in headers for value in _uids(header)}
     bad = [value for value in _uids(ds) if value not in theirs and not UID(value).is_valid]
     _require(not bad, "RESULT_UID", f"{len(bad)} UIDs are not valid")
@@ -152,9 +161,18 @@ def _check_voxels(found: dict[str, MaskArray], expected: MaskArray, source: Sour
         _require(same, "SEG_VOXELS", f"read back on slice {uid} the segmentation is not {what}")
 
 
-def _check_report(sr: Dataset, headers: Sequence[Dataset]) -> None:
-    _require(sr.SOPClassUID == Comprehensive3DSRStorage, "SR_CLASS", "the object is not a Comprehensive 3D SR")
-    _check_common(sr, headers)
+def _check_probabilities(seg: Dataset, exam: AnalysedExam) -> None:
+    """Each stored value is the probability of its voxel, to half a step."""
+    z_by_uid = {uid: z for z, uid in enumerate(exam.source.geometry.sop_instance_uids)}
+    for (number, uid), frame in zip(frame_sources(seg), read_frames(seg), strict=True):
+        prob = np.where(frame > 0, exam.prediction.prob[z_by_uid[uid]], 0)
+        step = 1.0 if (frame == 1).any() else 0.51  # a probability that rounds to 0 was lifted to the first step
+        close = np.abs(frame - prob * int(seg.MaximumFractionalValue)) <= step
+        _require(close.all(), "SEG_VOXELS", f"segment {number} on slice {uid} has other probabilities")
+
+
+def _check_report(sr: Dataset, headers: Sequence[Dataset], form: Form) -> None:
+    _check_common(sr, headers, form)
     problem = report_problem(sr)
     _require(problem is None, "SR_CONTENT", str(problem))
 

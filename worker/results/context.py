@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
+
+from dicom_node.result_forms import Family
 
 if TYPE_CHECKING:
     from ml.prediction import BundleIdentity
@@ -27,19 +30,44 @@ class Equipment:
 
 
 @dataclass(frozen=True)
-class SeriesPlan:
-    """Numbers and descriptions of the two result series."""
+class SeriesLabel:
+    """Number and description of one result series."""
 
-    seg_number: int = 9001
-    seg_description: str = "AI ICH SEG RESEARCH - not for diagnosis"
-    sr_number: int = 9002
-    sr_description: str = "AI ICH SR RESEARCH - not for diagnosis"
+    number: int
+    description: str
 
     def __post_init__(self) -> None:
-        if min(self.seg_number, self.sr_number) < 1:
+        if self.number < 1:
             raise ValueError("series numbers start at 1")
-        if max(len(self.seg_description), len(self.sr_description)) > LONGEST_LO:
+        if len(self.description) > LONGEST_LO:
             raise ValueError(f"a series description has at most {LONGEST_LO} characters")
+
+
+DESCRIPTIONS: dict[Family, str] = {
+    Family.SEG: "AI ICH SEG RESEARCH - not for diagnosis",
+    Family.SR: "AI ICH SR RESEARCH - not for diagnosis",
+}
+"""Of the series of each family, in the order of their numbers in a band."""
+
+
+@dataclass(frozen=True)
+class SeriesPlan:
+    """How the series of each family are numbered and described: the same for every study of a destination."""
+
+    first_number: int = 9001
+    """The lowest number of the band: families follow in their order (SEG, SR, ...), one number each."""
+    given: Mapping[Family, SeriesLabel] = field(default_factory=dict)
+    """Families that are labelled in another way than the band does it."""
+
+    def __post_init__(self) -> None:
+        if self.first_number < 1:
+            raise ValueError("series numbers start at 1")
+
+    def label(self, family: Family) -> SeriesLabel:
+        """Number and description of the series of a family."""
+        return self.given.get(family) or SeriesLabel(
+            self.first_number + list(DESCRIPTIONS).index(family), DESCRIPTIONS[family]
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +117,6 @@ class ResultContext:
         equipment = self.equipment
         return (
             equipment.manufacturer, equipment.model_name, equipment.serial_number, equipment.software_version,
-            equipment.institution_name or "", self.series.seg_description, self.series.sr_description,
+            equipment.institution_name or "", *(self.series.label(family).description for family in Family),
             self.bundle.name, self.bundle.version,
         )  # fmt: skip

@@ -2,8 +2,8 @@
 
 Copied are the attributes of the Patient, Clinical Trial Subject, General Study, Patient Study and Clinical Trial Study
 modules (PS3.3 C.7.1 and C.7.2). The raw value is carried over, not its decoded text, so that a PACS finds the very
-name it sent, also where the source declares no character set or a wrong one. Only when a text from our own settings
-needs other characters is the whole object turned to ISO_IR 192 (UTF-8).
+name it sent, also where the source declares no character set or a wrong one. Only when a destination asks for it, or
+when a text from our own settings needs other characters, is the whole object turned to ISO_IR 192 (UTF-8).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def identity_keywords() -> dict[str, bool]:
     }
 
 
-def set_character_set(header: Dataset, target: Dataset, own_texts: Iterable[str] = ()) -> None:
-    """Declares the source's character set on `target`, or UTF-8 where our own texts need other characters."""
+def set_character_set(header: Dataset, target: Dataset, own_texts: Iterable[str] = (), *, utf_8: bool = False) -> None:
+    """Declares the source's character set on `target`, or UTF-8 where asked for or where our own texts need it."""
     charset = header.get("SpecificCharacterSet")
-    if not "".join(own_texts).isascii():
+    if utf_8 or not "".join(own_texts).isascii():
         charset = _UTF_8
     if "SpecificCharacterSet" in target:
         del target.SpecificCharacterSet

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
 from pydicom.dataelem import DataElement, RawDataElement
 
+from dicom_node.result_forms import SOP_CLASSES, FormName
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -21,10 +23,13 @@ _UNDECIDABLE = {"SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSeque
 _UNDECIDABLE_MODULES = {"sr-document-content"}
 """Likewise: what a content item needs depends on its value type."""
 
+_YOUNGER_THAN_THE_TABLES = {str(SOP_CLASSES[FormName.SEG_LABELMAP]): "segmentation"}
+"""SOP class -> the IOD that it shares."""
+
 
 def missing_attributes(ds: Dataset) -> list[str]:
     """Keywords (with their path) of type 1 attributes without a value and of type 2 attributes that are not there."""
-    iod = get_sop_class_iod_map()[str(ds.SOPClassUID)]
+    iod = get_sop_class_iod_map().get(str(ds.SOPClassUID), _YOUNGER_THAN_THE_TABLES.get(str(ds.SOPClassUID), ""))
     modules = [item["key"] for item in get_iod_module_map()[iod] if item["usage"] == "M"]
     modules = [key for key in modules if key not in _UNDECIDABLE_MODULES]
     tables = get_module_attribute_map()

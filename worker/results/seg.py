@@ -1,9 +1,12 @@
-"""The segmentation object (PS3.3 A.51): BINARY, one segment per lesion, one frame per lesion and slice.
+"""The segmentation object (PS3.3 A.51): BINARY, FRACTIONAL or LABELMAP, one segment per lesion.
 
 One segment per lesion and not one for all: the SR gives each lesion its volume and points at its segment, the tracking
 UID belongs to a segment, and a reader can switch lesions on and off. A negative exam gives one empty segment on every
 slice: the PACS then shows that the exam was read and which slices were read, and each analysed study has its SEG.
 Frames are tied to slices by SOP Instance UID; nothing is resampled, so a tilted or uneven stack keeps its geometry.
+
+The three types say the same: a voxel belongs to a lesion, and in FRACTIONAL also with which probability. A probability
+outside the lesions is not written; it would show what the operating point has turned down.
 """
 
 from __future__ import annotations
@@ -13,13 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
 from highdicom.color import CIELabColor
-from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
-from pydicom.uid import ExplicitVRLittleEndian
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    Segmentation,
+    SegmentationFractionalTypeValues,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
 
+from dicom_node.result_forms import FormName
 from worker.results.attributes import blank_header, finish
 from worker.results.codes import coded
 from worker.results.errors import ResultInvalid
-from worker.results.uids import lesion_tracking_uid, result_uid
+from worker.results.uids import form_uid, lesion_tracking_uid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,50 +36,63 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom import Dataset
 
-    from ml.prediction import Lesion, Prediction
+    from dicom_node.result_forms import Form
+    from ml.prediction import Lesion
     from ml.volume import MaskArray
     from worker.results.context import ResultContext
+    from worker.results.exam import AnalysedExam
     from worker.results.source import SourceExam
 
 _HEMORRHAGE_COLOUR = CIELabColor(45.8, 44.1, 47.1)
 """sRGB 188, 65, 28: 3D Slicer's colour of hemorrhage."""
 EMPTY_SEGMENT_LABEL = "Hemorrhage (none outlined)"
+FULL_PROBABILITY = 255
+"""The stored value of probability 1 in a FRACTIONAL segmentation."""
 
 
-def write_seg(
-    context: ResultContext, source: SourceExam, *, prediction: Prediction, lesions: Sequence[Lesion]
-) -> Dataset:
+_TYPES = {
+    FormName.SEG_BINARY: SegmentationTypeValues.BINARY,
+    FormName.SEG_FRACTIONAL: SegmentationTypeValues.FRACTIONAL,
+    FormName.SEG_LABELMAP: SegmentationTypeValues.LABELMAP,
+}
+
+
+def write_seg(context: ResultContext, exam: AnalysedExam, *, form: Form) -> Dataset:
     """The SEG of an analysed exam, ready to save.
 
     Raises ResultInvalid when the lesions are not exactly the prediction's mask or do not fit the source.
     """
-    labels = _labels(prediction.mask, lesions)
+    source, lesions = exam.source, exam.lesions
+    labels = _labels(exam.prediction.mask, lesions)
     if len(source.headers) != len(labels):
         raise ResultInvalid("SEG_SHAPE", f"the mask has {len(labels)} slices, the source {len(source.headers)}")
+    label = context.series.label(form.family)
     seg = Segmentation(
         source_images=_sources(source),
-        pixel_array=labels,
-        segmentation_type=SegmentationTypeValues.BINARY,
+        pixel_array=_probabilities(exam) if form.name is FormName.SEG_FRACTIONAL else labels,
+        segmentation_type=_TYPES[form.name],
         segment_descriptions=_descriptions(context, lesions),
-        series_instance_uid=result_uid(context, "seg series"),
-        series_number=context.series.seg_number,
-        sop_instance_uid=result_uid(context, "seg"),
+        series_instance_uid=form_uid(context, form, "series"),
+        series_number=label.number,
+        sop_instance_uid=form_uid(context, form, "instance 1"),
         instance_number=1,
         manufacturer=context.equipment.manufacturer,
         manufacturer_model_name=context.equipment.model_name,
         software_versions=context.equipment.software_version,
         device_serial_number=context.equipment.serial_number,
-        series_description=context.series.seg_description,
+        series_description=label.description,
         content_label="ICH",
         content_description="Intracranial hemorrhage, outlined by software, research use only",
         content_creator_name=f"{context.bundle.name}^{context.bundle.version}"[:64],
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        transfer_syntax_uid=form.transfer_syntax,
         pixel_measures=_pixel_measures(source),
-        omit_empty_frames=bool(lesions),
+        omit_empty_frames=bool(lesions) and not form.empty_frames,
+        fractional_type=SegmentationFractionalTypeValues.PROBABILITY,
+        max_fractional_value=FULL_PROBABILITY,
     )
-    _fix_dimension_organization(seg, result_uid(context, "seg dimension organization"))
+    _fix_dimension_organization(seg, form_uid(context, form, "dimension organization"))
     seg.BodyPartExamined = "HEAD"
-    return finish(seg, context, source.headers[0])
+    return finish(seg, context, exam.header, form=form)
 
 
 def tracking_id(number: int) -> str:
@@ -88,6 +110,16 @@ def _labels(mask: MaskArray, lesions: Sequence[Lesion]) -> npt.NDArray[np.uint16
     if not np.array_equal(labels > 0, mask):
         raise ResultInvalid("SEG_LESIONS", "the lesions together are not the mask of the prediction")
     return labels
+
+
+def _probabilities(exam: AnalysedExam) -> npt.NDArray[np.float32]:
+    """(z, y, x, segment): the probability of each voxel of each lesion, 0 outside; one empty segment without lesions.
+
+    A voxel of a lesion is at least one step above 0, or it would be lost in rounding.
+    """
+    planes = [np.where(one.mask, exam.prediction.prob.clip(1 / FULL_PROBABILITY, 1), 0) for one in exam.lesions]
+    planes = planes or [np.zeros(exam.prediction.mask.shape)]
+    return np.asarray(np.stack(planes, axis=-1), dtype=np.float32)
 
 
 def _sources(source: SourceExam) -> list[Dataset]:

@@ -1,4 +1,4 @@
-"""The structured report: Comprehensive 3D SR (PS3.3 A.35.13), TID 1500 (PS3.16).
+"""The structured report: TID 1500 (PS3.16) in Comprehensive 3D SR (PS3.3 A.35.13) or Comprehensive SR (A.35.3).
 
     Imaging Measurement Report
       language, device observer (the bundle), procedure reported
@@ -20,39 +20,47 @@ import highdicom.sr as hd
 from highdicom.sr import CodedConcept, ContentSequence, RelationshipTypeValues
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from dicom_node.result_forms import FormName
 from worker.results.attributes import blank_header, finish
 from worker.results.codes import coded
 from worker.results.context import RESEARCH_NOTICE
 from worker.results.errors import ResultInvalid
 from worker.results.seg import tracking_id
 from worker.results.summary import answer, rejection_sentence, summary_sentence
-from worker.results.uids import lesion_tracking_uid, result_uid
+from worker.results.uids import form_uid, lesion_tracking_uid, result_uid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydicom import Dataset
 
-    from ml.prediction import Lesion, Prediction
+    from dicom_node.result_forms import Form
+    from ml.prediction import Lesion
     from worker.results.context import ResultContext
+    from worker.results.exam import AnalysedExam
     from worker.results.source import SourceExam
 
 
-def write_sr(
-    context: ResultContext, source: SourceExam, *, prediction: Prediction, lesions: Sequence[Lesion], seg: Dataset
-) -> Dataset:
-    """The SR of an analysed exam; `seg` is what `write_seg` gave for the same arguments."""
-    groups = _exam_group(context, source, prediction, lesions)
-    for lesion in lesions:
-        groups.extend(_lesion_group(context, source, lesion, seg))
-    summary = summary_sentence(prediction, lesions, context.operating_points)
-    root = _root(context, groups, summary)
-    evidence = [*(blank_header(header) for header in source.headers), blank_header(seg)]
-    document = _document(context, root, evidence)
-    return finish(document, context, source.headers[0])
+_CLASSES: dict[FormName, type[hd.Comprehensive3DSR | hd.ComprehensiveSR]] = {
+    FormName.SR_3D: hd.Comprehensive3DSR,
+    FormName.SR: hd.ComprehensiveSR,
+}
 
 
-def write_rejection_sr(context: ResultContext, header: Dataset, *, code: str, sentence: str) -> Dataset:
+def write_sr(context: ResultContext, exam: AnalysedExam, *, form: Form, seg: Dataset) -> Dataset:
+    """The SR of an analysed exam; `seg` is what `write_seg` gave for the same exam, in any form."""
+    groups = _exam_group(context, exam)
+    for lesion in exam.lesions:
+        groups.extend(_lesion_group(context, exam.source, lesion, seg))
+    summary = summary_sentence(exam.prediction, exam.lesions, context.operating_points)
+    evidence = [*(blank_header(header) for header in exam.source.headers), blank_header(seg)]
+    document = _document(
+        context, _root(context, groups, summary), evidence, form=form, refers_to=str(seg.SOPInstanceUID)
+    )
+    return finish(document, context, exam.header, form=form)
+
+
+def write_rejection_sr(context: ResultContext, header: Dataset, *, form: Form, code: str, sentence: str) -> Dataset:
     """The SR of a study that was not analysed.
 
     `header` is any instance of the study, of any modality, and may lack all but the Study Instance UID.
@@ -61,23 +69,26 @@ def write_rejection_sr(context: ResultContext, header: Dataset, *, code: str, se
         raise ResultInvalid("SOURCE_WITHOUT_STUDY", "the header names no study, so no report can belong to it")
     root = _root(context, ContentSequence(), rejection_sentence(code, sentence))
     # Other UIDs than the SR that the study gets when it is analysed after all: a PACS keeps the first of equal ones.
-    document = _document(context, root, [_stand_in(header)], name=f"sr rejected {code}")
+    document = _document(context, root, [_stand_in(header)], form=form, refers_to=f"rejected {code}")
     _name_evidence(document, header)
-    return finish(document, context, header)
+    return finish(document, context, header, form=form)
 
 
-def _document(context: ResultContext, root: Dataset, evidence: Sequence[Dataset], *, name: str = "sr") -> Dataset:
-    return hd.Comprehensive3DSR(
+def _document(
+    context: ResultContext, root: Dataset, evidence: Sequence[Dataset], *, form: Form, refers_to: str
+) -> Dataset:
+    label = context.series.label(form.family)
+    return _CLASSES[form.name](
         evidence=evidence,
         content=root,
-        series_instance_uid=result_uid(context, f"{name} series"),
-        series_number=context.series.sr_number,
-        sop_instance_uid=result_uid(context, name),
+        series_instance_uid=form_uid(context, form, "series", refers_to=refers_to),
+        series_number=label.number,
+        sop_instance_uid=form_uid(context, form, "instance 1", refers_to=refers_to),
         instance_number=1,
         manufacturer=context.equipment.manufacturer,
         is_complete=True,
         is_final=False,
-        series_description=context.series.sr_description,
+        series_description=label.description,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
 
@@ -141,11 +152,9 @@ def _observer(context: ResultContext) -> hd.ObserverContext:
     )
 
 
-def _exam_group(
-    context: ResultContext, source: SourceExam, prediction: Prediction, lesions: Sequence[Lesion]
-) -> ContentSequence:
-    finding = coded(context.finding)
-    slices = sorted({lesion.key_slice for lesion in lesions})
+def _exam_group(context: ResultContext, exam: AnalysedExam) -> ContentSequence:
+    finding, source, prediction = coded(context.finding), exam.source, exam.prediction
+    slices = sorted({lesion.key_slice for lesion in exam.lesions})
     return hd.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.TrackingIdentifier(result_uid(context, "exam"), "ICH exam"),
         finding_type=finding,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydicom.uid import UID
 
 if TYPE_CHECKING:
+    from dicom_node.result_forms import Form
     from worker.results.context import ResultContext
 
 _SEPARATOR = b"\x1f"
@@ -25,9 +26,19 @@ def derive_uid(*parts: str) -> UID:
     return UID(f"2.25.{number}")
 
 
-def result_uid(context: ResultContext, kind: str) -> UID:
-    """UID of one part of a result: `kind` is "seg", "seg series", "sr", "lesion 1" and the like."""
-    return derive_uid(context.input_digest, context.bundle.digest, context.config_digest, kind)
+def result_uid(context: ResultContext, name: str) -> UID:
+    """UID of something that is the same in every form of a result: `name` is "exam", "lesion 1" and the like."""
+    return derive_uid(context.input_digest, context.bundle.digest, context.config_digest, name)
+
+
+def form_uid(context: ResultContext, form: Form, part: str, *, refers_to: str = "") -> UID:
+    """UID of a part ("series", "instance 1" and the like) of a result in one form.
+
+    Two destinations that ask for the same form in the same way get one object, else two: a PACS keeps the first of
+    two objects with one UID. `refers_to` is the UID of the object that this one cannot be understood without.
+    """
+    label = context.series.label(form.family)
+    return result_uid(context, " ".join((form.key, part, str(label.number), label.description, refers_to)))
 
 
 def lesion_tracking_uid(context: ResultContext, number: int) -> UID:

@@ -1,0 +1,98 @@
+"""The forms in which a result can be written: what a destination is configured to get, and what the worker writes.
+
+A form is a name and its options. The names and the rules of the options stand here once, for the configuration, for
+negotiation (SOP class and transfer syntax) and for `worker.results.forms.write_form`, which writes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydicom import uid
+
+
+class Family(StrEnum):
+    """What a form is to a reader; the forms of one family stand for one another."""
+
+    SEG = "SEG"
+    SR = "SR"
+
+
+class FormName(StrEnum):
+    """Every form there is."""
+
+    SEG_BINARY = "seg-binary"
+    """Segmentation, BINARY: what viewers show today."""
+    SEG_FRACTIONAL = "seg-fractional"
+    """Segmentation, FRACTIONAL PROBABILITY: each lesion's voxels with their probability; for archives and research."""
+    SEG_LABELMAP = "seg-labelmap"
+    """Label Map Segmentation: a SOP class of 2024, few take it."""
+    SR_3D = "sr-3d"
+    """Comprehensive 3D SR, TID 1500."""
+    SR = "sr"
+    """Comprehensive SR: the same tree for a PACS that lacks Comprehensive 3D SR."""
+
+
+_LABEL_MAP = uid.UID("1.2.840.10008.5.1.4.1.1.66.7")  # Label Map Segmentation Storage: pydicom 3.0 has no name for it
+SOP_CLASSES: dict[FormName, uid.UID] = {
+    FormName.SEG_BINARY: uid.SegmentationStorage,
+    FormName.SEG_FRACTIONAL: uid.SegmentationStorage,
+    FormName.SEG_LABELMAP: _LABEL_MAP,
+    FormName.SR_3D: uid.Comprehensive3DSRStorage,
+    FormName.SR: uid.ComprehensiveSRStorage,
+}
+_FAMILIES: dict[FormName, Family] = {
+    FormName.SEG_BINARY: Family.SEG,
+    FormName.SEG_FRACTIONAL: Family.SEG,
+    FormName.SEG_LABELMAP: Family.SEG,
+    FormName.SR_3D: Family.SR,
+    FormName.SR: Family.SR,
+}
+_PLAIN = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
+_PACKED = (uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless)
+"""Of 8-bit frames, all lossless. The single bits of a BINARY segmentation have no compressed form that is in use."""
+_PACKABLE = {FormName.SEG_FRACTIONAL, FormName.SEG_LABELMAP}
+
+
+def transfer_syntaxes(name: FormName) -> tuple[uid.UID, ...]:
+    """The transfer syntaxes in which a form can be written, the default first."""
+    return _PLAIN + _PACKED if name in _PACKABLE else _PLAIN
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form with its options. Raises ValueError, with a sentence, for options that the form does not have."""
+
+    name: FormName
+    empty_frames: bool = False
+    """SEG: a frame for every slice of every segment, also where nothing is outlined, for viewers that expect as many
+    frames as slices."""
+    utf_8: bool = False
+    """The whole object in ISO_IR 192; else in the source's own character set."""
+    transfer_syntax: str = uid.ExplicitVRLittleEndian
+
+    def __post_init__(self) -> None:
+        if self.empty_frames and self.family is not Family.SEG:
+            raise ValueError(f"empty_frames is for SEG forms, not for {self.name}")
+        if self.transfer_syntax not in transfer_syntaxes(self.name):
+            names = ", ".join(f"{one} ({one.name})" for one in transfer_syntaxes(self.name))
+            raise ValueError(f"{self.name} cannot be written in transfer syntax {self.transfer_syntax}; choose {names}")
+
+    @property
+    def family(self) -> Family:
+        """Which family of results it belongs to."""
+        return _FAMILIES[self.name]
+
+    @property
+    def sop_class_uid(self) -> uid.UID:
+        """The SOP class of the objects."""
+        return SOP_CLASSES[self.name]
+
+    @property
+    def key(self) -> str:
+        """The name and every option that is not the default: equal keys give equal objects."""
+        options = [name for name in ("empty_frames", "utf_8") if getattr(self, name)]
+        if self.transfer_syntax != uid.ExplicitVRLittleEndian:
+            options.append(str(self.transfer_syntax))
+        return " ".join([self.name, *options])

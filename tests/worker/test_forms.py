@@ -1,0 +1,153 @@
+"""Every form, in every option: written, passed by the gate, and judged by an independent validator."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydicom import uid
+
+from dicom_node.result_forms import Family, Form, FormName, transfer_syntaxes
+from tests.peers.dicom3tools import dciodvfy
+from tests.worker.conftest import CONTEXT, SEG_FORM, SR_FORM, Exam
+from worker.results.checks import check_form
+from worker.results.context import SeriesLabel, SeriesPlan
+from worker.results.errors import ResultInvalid
+from worker.results.files import encode, through_bytes
+from worker.results.forms import write_form, write_rejection
+from worker.results.masks import frame_sources, read_frames
+from worker.results.report_tree import reported_lesions
+
+MakeExam = Callable[..., Exam]
+YOUNGER_THAN_THE_VALIDATOR = ("Object Not found", "SegmentNumber not monotonically increasing")
+"""What dicom3tools of 2022 says of each Label Map Segmentation, a SOP class of 2024 whose segments start at 0."""
+FORMS = [
+    *(Form(name, transfer_syntax=syntax) for name in FormName for syntax in transfer_syntaxes(name)),
+    *(Form(name, empty_frames=True) for name in FormName if Form(name).family is Family.SEG),
+    *(Form(name, utf_8=True) for name in FormName),
+]
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("positive", [True, False], ids=["positive", "negative"])
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.key)
+def test_every_form_passes_the_gate_and_dciodvfy(make_exam: MakeExam, form: Form, positive: bool) -> None:
+    """Tilted, with pixels that are not square, a name beyond ASCII, and no slice thickness."""
+    exam = make_exam(
+        positive=positive, tilt_degrees=18.0, pixel_spacing=(3.0, 5.5), missing=["SliceThickness"],
+        patient_name="Müller^Jörg",
+    )  # fmt: skip
+    seg = exam.seg()
+    datasets = write_form(form, exam.context, exam, beside=[seg])
+    check_form(form, datasets, exam, beside=[seg])
+    for ds in datasets:
+        received = through_bytes(ds)
+        assert received.file_meta.TransferSyntaxUID == form.transfer_syntax
+        assert received.SpecificCharacterSet == ("ISO_IR 192" if form.utf_8 else "ISO_IR 100")
+        assert received.PatientName == "Müller^Jörg"
+        inherent = YOUNGER_THAN_THE_VALIDATOR if form.name is FormName.SEG_LABELMAP else ()
+        errors = [line for line in dciodvfy(ds).errors if not any(text in line for text in inherent)]
+        assert not errors
+    assert datasets
+
+
+def test_a_fractional_segmentation_holds_the_probability_of_each_voxel_of_a_lesion(make_exam: MakeExam) -> None:
+    """In steps of 1/255, and never 0 inside a lesion."""
+    exam = make_exam()
+    prob = np.linspace(0, 1, exam.prediction.prob.size, dtype=np.float32).reshape(exam.prediction.prob.shape)
+    prob[3, ::2] = 0.0005
+    exam = replace(exam, prediction=replace(exam.prediction, prob=prob))
+    form = Form(FormName.SEG_FRACTIONAL)
+    seg = exam.write(form)
+    check_form(form, [seg], exam)
+    z_by_uid = {uid: z for z, uid in enumerate(exam.source.geometry.sop_instance_uids)}
+    for (number, source), frame in zip(frame_sources(seg), read_frames(seg), strict=True):
+        z, lesion = z_by_uid[source], exam.lesions[int(number or 0) - 1]
+        expected = np.where(lesion.mask[z], np.maximum(prob[z] * 255, 1), 0)
+        np.testing.assert_allclose(frame, expected, atol=0.51)
+    assert (seg.SegmentationFractionalType, seg.MaximumFractionalValue) == ("PROBABILITY", 255)
+
+
+def test_a_fractional_segmentation_of_another_probability_is_stopped(make_exam: MakeExam) -> None:
+    """The gate compares values, not only where they are above 0."""
+    exam = make_exam()
+    form = Form(FormName.SEG_FRACTIONAL)
+    seg = exam.write(form)
+    half = replace(exam.prediction, prob=exam.prediction.prob * np.float32(0.5))
+    with pytest.raises(ResultInvalid) as caught:
+        check_form(form, [seg], replace(exam, prediction=half))
+    assert caught.value.code == "SEG_VOXELS"
+
+
+@pytest.mark.parametrize("name", [FormName.SEG_FRACTIONAL, FormName.SEG_LABELMAP])
+def test_a_report_points_at_the_segmentation_beside_it(make_exam: MakeExam, name: FormName) -> None:
+    """Whatever its type."""
+    exam = make_exam()
+    seg = exam.write(Form(name))
+    sr = exam.sr(seg)
+    check_form(SR_FORM, [sr], exam, beside=[seg])
+    assert {one.sop_instance_uid for one in reported_lesions(sr)} == {seg.SOPInstanceUID}
+    assert sr.SOPInstanceUID != exam.sr(exam.seg()).SOPInstanceUID
+
+
+def test_a_report_without_a_segmentation_is_refused(make_exam: MakeExam) -> None:
+    """It would point at nothing."""
+    with pytest.raises(ResultInvalid) as caught:
+        write_form(SR_FORM, CONTEXT, make_exam())
+    assert caught.value.code == "SR_WITHOUT_SEG"
+
+
+def test_an_object_of_another_form_is_stopped(make_exam: MakeExam) -> None:
+    """SOP class and transfer syntax are those that were asked for."""
+    exam = make_exam()
+    for form in (Form(FormName.SEG_LABELMAP), replace(SEG_FORM, transfer_syntax=uid.ImplicitVRLittleEndian)):
+        with pytest.raises(ResultInvalid) as caught:
+            check_form(form, [exam.seg()], exam)
+        assert caught.value.code == "RESULT_FORM"
+    with pytest.raises(ResultInvalid) as caught:
+        check_form(replace(SEG_FORM, utf_8=True), [exam.seg()], exam)
+    assert caught.value.code == "RESULT_CHARSET"
+
+
+def test_forms_and_destinations_share_no_uid_but_those_of_the_lesions(make_exam: MakeExam) -> None:
+    """A PACS keeps the first of two objects with one UID; a lesion is the same lesion in all of them."""
+    exam = make_exam()
+    elsewhere = replace(exam, context=replace(CONTEXT, series=SeriesPlan(first_number=9101)))
+    made = [exam.write(form) for form in FORMS if form.family is Family.SEG] + [elsewhere.seg()]
+    assert len({ds.SOPInstanceUID for ds in made}) == len({ds.SeriesInstanceUID for ds in made}) == len(made)
+    assert len({one.TrackingUID for ds in made for one in ds.SegmentSequence if "TrackingUID" in one}) == 2
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.key)
+def test_equal_arguments_give_equal_bytes(make_exam: MakeExam, form: Form) -> None:
+    """A retry writes the same objects."""
+    exam = make_exam()
+    seg = exam.seg()
+    one, other = (write_form(form, CONTEXT, exam, beside=[seg]) for _ in range(2))
+    assert [encode(ds) for ds in one] == [encode(ds) for ds in other]
+
+
+def test_series_are_numbered_in_a_band_and_may_be_labelled_one_by_one(make_exam: MakeExam) -> None:
+    """A destination's own band, and one family out of it."""
+    plan = SeriesPlan(first_number=700, given={Family.SR: SeriesLabel(42, "Report")})
+    exam = replace(make_exam(), context=replace(CONTEXT, series=plan))
+    seg = exam.seg()
+    sr = exam.sr(seg)
+    assert (seg.SeriesNumber, sr.SeriesNumber, sr.SeriesDescription) == (700, 42, "Report")
+    for wrong in (lambda: SeriesPlan(first_number=0), lambda: SeriesLabel(0, "x"), lambda: SeriesLabel(1, "x" * 65)):
+        with pytest.raises(ValueError, match="series"):
+            wrong()
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form.family is Family.SEG], ids=lambda form: form.key)
+def test_a_rejected_study_gets_no_segmentation(make_exam: MakeExam, form: Form) -> None:
+    """There is nothing that it could show."""
+    assert write_rejection(form, CONTEXT, make_exam().header, code="NO_HEAD", sentence="No head.") == ()
+
+
+def test_options_that_a_form_does_not_have_are_refused_in_a_sentence() -> None:
+    """Configuration shows the sentence."""
+    with pytest.raises(ValueError, match="empty_frames is for SEG forms, not for sr-3d"):
+        Form(FormName.SR_3D, empty_frames=True)
+    with pytest.raises(ValueError, match=r"seg-binary cannot be written in .*choose 1\.2\.840\.10008\.1\.2\.1 "):
+        Form(FormName.SEG_BINARY, transfer_syntax=uid.RLELossless)

@@ -1,0 +1,54 @@
+"""The result of an exam, or of a study that was rejected, in a form that a destination asks for.
+
+Pure: no database, no file. The pipeline calls `write_form` for each form that a destination gets, in the order SEG, SR
+and the rest, then `worker.results.checks.check_form` on what came back, and saves it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dicom_node.result_forms import Family, Form, FormName
+from worker.results.errors import ResultInvalid
+from worker.results.seg import write_seg
+from worker.results.sr import write_rejection_sr, write_sr
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydicom import Dataset
+
+    from worker.results.context import ResultContext
+    from worker.results.exam import AnalysedExam
+
+DEFAULT_FORMS = (Form(FormName.SEG_BINARY), Form(FormName.SR_3D))
+"""What a destination gets that asks for nothing else."""
+
+
+def write_form(
+    form: Form, context: ResultContext, exam: AnalysedExam, *, beside: Sequence[Dataset] = ()
+) -> tuple[Dataset, ...]:
+    """The objects of one form, ready to save; the same arguments give the same bytes.
+
+    `beside` are the objects already written for the same destination: a report points at the segmentation among them.
+
+    Raises ResultInvalid when the lesions are not the mask, or when a report has no segmentation to point at.
+    """
+    if form.family is Family.SEG:
+        return (write_seg(context, exam, form=form),)
+    seg = next((ds for ds in beside if ds.Modality == "SEG"), None)
+    if seg is None:
+        raise ResultInvalid("SR_WITHOUT_SEG", "a report needs the segmentation that it points at; write that first")
+    return (write_sr(context, exam, form=form, seg=seg),)
+
+
+def write_rejection(
+    form: Form, context: ResultContext, header: Dataset, *, code: str, sentence: str
+) -> tuple[Dataset, ...]:
+    """What a destination gets of a study that was not analysed: why, in forms that can say it, else nothing.
+
+    `header` is any instance of the study, of any modality, and may lack all but the Study Instance UID.
+    """
+    if form.family is Family.SR:
+        return (write_rejection_sr(context, header, form=form, code=code, sentence=sentence),)
+    return ()
