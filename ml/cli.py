@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ from ml.evaluation.metrics import auc
 from ml.evaluation.sources import PhantomSource
 from ml.inference.engines import engine_name
 from ml.inference.predictor import Predictor
-from ml.provenance import present_command
 from ml.training.compact import TEST_SEEDS_FROM, CompactRun, card, held_out_metrics, run_compact
 from ml.training.loop import Schedule
 
@@ -78,6 +78,7 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
     steps: Annotated[int, typer.Option(min=1, help="Training steps of 16 patches.")] = 6000,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     start_from: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
     loader_workers: Annotated[int, typer.Option(min=0, help="Processes that make patches; 0 for this one.")] = 1,
@@ -99,9 +100,10 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
         workers=workers,
         validation_exams=validation_exams,
         test_exams=test_exams,
-        command=present_command(),
+        command="python -m ml " + shlex.join(sys.argv[1:]),
         version=version,
         start_from=start_from,
+        rounds=rounds,
     )
     with _progress() as stage:
         bundle = run_compact(run, stage)

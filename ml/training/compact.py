@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from ml.bundle import Bundle, BundleConfig, identify, load_bundle, write_bundle
 from ml.config import COMPACT_PREPROCESSING, Provenance
 from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
-from ml.provenance import present_commit
 from ml.training.augmentation import Augmentation
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate, evaluate_on_phantoms, with_calibration
 from ml.training.exams import simulate_exams
 from ml.training.loop import Schedule, train
+from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.sampler import PatchBatches, Sampling
 from ml.training.shards import make_shards, open_shards
 
@@ -47,6 +48,7 @@ class CompactRun:
     command: str
     version: str
     start_from: Path | None = None
+    rounds: int = 1
 
 
 def run_compact(run: CompactRun, stage: Stage) -> Bundle:
@@ -69,9 +71,50 @@ def run_compact(run: CompactRun, stage: Stage) -> Bundle:
         base = load_bundle(run.start_from)
         network.load_state_dict(base.weights)
         run = replace(run, command=f"{base.config.provenance.command} && {run.command}")
-    tell = stage("training", run.schedule.steps)
-    weights = train(network, batches, run.schedule, folder=run.out, progress=lambda _, loss: tell(f"loss {loss:.4f}"))
-    return finish(run, weights, stage)
+    return finish(run, _train_in_rounds(run, network, batches, stage), stage)
+
+
+def _train_in_rounds(
+    run: CompactRun, network: PatchFcn, batches: PatchBatches, stage: Stage
+) -> dict[str, torch.Tensor]:
+    """Rounds of training; each but a fresh network's first begins with a look for what is taken for blood."""
+    steps = run.schedule.steps
+    starts = [steps * number // run.rounds for number in range(run.rounds)] + [steps]
+    weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    for first, last in pairwise(starts):
+        if first or run.start_from is not None:
+            batches.look_at(_lures(run, weights, batches, first, stage))
+        tell = stage(f"training to {last}", last - first)
+        weights = train(network, batches, run.schedule, folder=run.out, until=last, progress=_loss_note(tell))
+    return weights
+
+
+def _loss_note(tell: Callable[[str], None]) -> Callable[[int, float], None]:
+    return lambda _, loss: tell(f"loss {loss:.4f}")
+
+
+def _lures(
+    run: CompactRun, weights: dict[str, torch.Tensor], batches: PatchBatches, step: int, stage: Stage
+) -> list[Lure]:
+    """Those of the weights at `step`, found once and kept in the run's folder."""
+    path = run.out / f"lures-{step}.json"
+    if not path.is_file():
+        judge = PatchFcn(COMPACT)
+        judge.load_state_dict(weights)
+        judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch.nn.Module.to has it
+        tell = stage(f"lures at {step}", len(batches.bleed_free))
+        run.out.mkdir(parents=True, exist_ok=True)
+        save_lures(
+            path,
+            find_lures(
+                judge,
+                batches.bleed_free,
+                batches.config,
+                bfloat16=run.schedule.bfloat16,
+                progress=lambda: tell(""),
+            ),
+        )
+    return load_lures(path)
 
 
 def finish(run: CompactRun, weights: dict[str, torch.Tensor], stage: Stage) -> Bundle:
@@ -83,7 +126,7 @@ def finish(run: CompactRun, weights: dict[str, torch.Tensor], stage: Stage) -> B
         preprocessing=COMPACT_PREPROCESSING,
         operating_point=UNCALIBRATED_POINT,
         calibration=UNCALIBRATED,
-        provenance=Provenance("simulated", run.command, run.seed, present_commit(), run.schedule.steps),
+        provenance=Provenance("simulated", run.command, run.seed, _commit(), run.schedule.steps),
     )
     predictor = Predictor(Bundle(config, identify(config, "not yet written"), weights), device="cpu")
     tell = stage("calibrating", run.validation_exams * len(INSTITUTIONS))
@@ -149,3 +192,18 @@ Probabilities are calibrated on simulated exams with as many bleeding as bleed-f
 
 def _figure(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _commit() -> str:
+    """The commit this was run from, if it was run from a checkout."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607 (git is found on the path)
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return asked.stdout.strip()

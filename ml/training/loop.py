@@ -48,9 +48,15 @@ Progress = Callable[[int, float], None]
 
 
 def train(
-    network: PatchFcn, batches: PatchBatches, schedule: Schedule, *, folder: Path, progress: Progress | None = None
+    network: PatchFcn,
+    batches: PatchBatches,
+    schedule: Schedule,
+    *,
+    folder: Path,
+    until: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """Train to the last step of the schedule and return the averaged weights.
+    """Train to the last step of the schedule, or to step `until`, and return the averaged weights.
 
     A run that was stopped goes on from the checkpoint in `folder`.
 
@@ -66,14 +72,15 @@ def train(
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         averaged, step, smoothed = state["averaged"], state["step"], state["loss"]
-    for batch in _loader(batches, step, schedule):
+    last = schedule.steps if until is None else until
+    for batch in _loader(batches, range(step, last), schedule):
         value = _step(network, optimiser, batch, schedule.rate(step), bfloat16=schedule.bfloat16)
         if not math.isfinite(value):
             raise TrainingError(f"the loss is not finite at step {step}; the checkpoint before it is kept")
         smoothed = value if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * value
         step += 1
         _average(averaged, network, min(schedule.average_decay, step / (step + 10)))
-        if step % schedule.checkpoint_steps == 0 or step == schedule.steps:
+        if step % schedule.checkpoint_steps == 0 or step == last:
             _save(folder, network, optimiser, averaged, step, smoothed)
         if progress is not None:
             progress(step, smoothed)
@@ -103,9 +110,9 @@ def _average(averaged: dict[str, Tensor], network: PatchFcn, decay: float) -> No
                 averaged[name].copy_(tensor)
 
 
-def _loader(batches: PatchBatches, first: int, schedule: Schedule) -> DataLoader[Batch]:
+def _loader(batches: PatchBatches, steps: range, schedule: Schedule) -> DataLoader[Batch]:
     return DataLoader(
-        Subset(batches, range(first, schedule.steps)),
+        Subset(batches, steps),
         batch_size=None,
         num_workers=schedule.loader_workers,
         prefetch_factor=4 if schedule.loader_workers else None,

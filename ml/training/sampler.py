@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ml.config import Preprocessing
 from ml.inference.preprocessing import to_channels
 from ml.training.augmentation import IGNORE, Augmentation, augment
+from ml.training.lures import Lure
 from ml.training.shards import ExamShard
 
 TISSUE_HU = -200
@@ -43,6 +44,8 @@ class Sampling:
     """Share of patches drawn around blood; the others come from any place of any exam, mostly bleed-free ones."""
     bleed_free: float = 0.6
     """Share of those others that come from exams without blood."""
+    lures: float = 0.5
+    """Share of those others that show a lure, where lures are known."""
 
 
 class PatchBatches(Dataset[Batch]):
@@ -60,10 +63,18 @@ class PatchBatches(Dataset[Batch]):
     ) -> None:
         self.config, self.sampling, self.augmentation = config, sampling, augmentation
         self.seed, self.steps = seed, steps
+        self.by_name = {exam.folder.name: exam for exam in exams}
+        self.lures: list[Lure] = []
+        self.reach = np.zeros(0)
         self.bleeding = [exam for exam in exams if len(exam.positive_slices)]
         self.bleed_free = [exam for exam in exams if not len(exam.positive_slices)]
         if not self.bleeding or not self.bleed_free:
             raise ValueError("training needs exams with and without blood")
+
+    def look_at(self, lures: Sequence[Lure]) -> None:
+        """From now on show these lures, each as often as it weighs."""
+        self.lures = list(lures)
+        self.reach = np.cumsum([lure.weight for lure in lures])
 
     def __len__(self) -> int:
         return self.steps
@@ -79,20 +90,26 @@ class PatchBatches(Dataset[Batch]):
     def _patch(self, rng: np.random.Generator, place: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """(C, H, W) and (H, W)."""
         around_blood = place < round(self.sampling.batch * self.sampling.positive)
-        free = not around_blood and rng.random() < self.sampling.bleed_free
-        exams = self.bleed_free if free else self.bleeding
-        exam = exams[rng.integers(len(exams))]
+        jitter = rng.uniform(-0.35, 0.35, size=2) * self.sampling.patch
         if around_blood:
-            index = int(rng.choice(exam.positive_slices))
-            below, middle, above = exam.neighbours[index]
+            exam = self.bleeding[rng.integers(len(self.bleeding))]
+            below, middle, above = exam.neighbours[int(rng.choice(exam.positive_slices))]
             spots = np.argwhere(exam.blood[middle])
+            centre = spots[rng.integers(len(spots))] + jitter
+        elif self.lures and rng.random() < self.sampling.lures:
+            drawn = min(int(np.searchsorted(self.reach, rng.uniform(0, self.reach[-1]))), len(self.lures) - 1)
+            lure = self.lures[drawn]
+            exam = self.by_name[lure.exam]
+            below, middle, above = exam.neighbours[lure.index]
+            centre = np.array([lure.v, lure.u]) + jitter
         else:
+            exams = self.bleed_free if rng.random() < self.sampling.bleed_free else self.bleeding
+            exam = exams[rng.integers(len(exams))]
             below, middle, above = exam.neighbours[rng.integers(len(exam.neighbours))]
             spots = np.argwhere(exam.hu[middle, ::8, ::8] > TISSUE_HU) * 8
             if not len(spots):
                 spots = np.array([[self.config.size // 2, self.config.size // 2]])
-        jitter = rng.uniform(-0.35, 0.35, size=2) * self.sampling.patch
-        centre = spots[rng.integers(len(spots))] + (jitter if around_blood else 0)
+            centre = spots[rng.integers(len(spots))]
         stack = np.stack([exam.hu[below], exam.hu[middle], exam.hu[above]]).astype(np.float32)
         hu, target = augment(
             stack, exam.blood[middle], (centre[0], centre[1]), self.sampling.patch, self.augmentation, rng

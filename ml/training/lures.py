@@ -1,0 +1,91 @@
+"""Lures: places in bleed-free exams that the network of the moment takes for blood. The next round trains on them.
+
+A random patch of a bleed-free exam is easy nearly always; what fails is rare (partial volume at the vertex and the
+foramen magnum, dense sinuses, calcified falx). A round of training begins with a look at every bleed-free slice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ml.config import Preprocessing
+from ml.inference.preprocessing import to_channels
+from ml.training.shards import ExamShard
+
+BATCH = 8
+FAINT = 0.05
+"""Pixels of a lower probability do not count: there are very many of them."""
+CLASS_PIXELS = 20.0
+"""A slice that the classification branch is sure of weighs as much as so many sure pixels."""
+LEAST_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Lure:
+    """One slice of a bleed-free exam, and the place in it that looks most like blood."""
+
+    exam: str
+    """Name of the exam's folder."""
+    index: int
+    """Row of the exam's `neighbours`."""
+    v: int
+    u: int
+    weight: float
+    """How much of it looks like blood: pixels, each by its probability."""
+
+
+def find_lures(
+    network: nn.Module,
+    exams: Sequence[ExamShard],
+    config: Preprocessing,
+    *,
+    bfloat16: bool,
+    progress: Callable[[], None] | None = None,
+) -> list[Lure]:
+    """Every slice of the bleed-free `exams` that looks a little like blood to `network`; leaves its mode as it was."""
+    training = network.training
+    network.eval()
+    found: list[Lure] = []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        for exam in exams:
+            for first in range(0, len(exam.neighbours), BATCH):
+                rows = exam.neighbours[first : first + BATCH]
+                images = torch.from_numpy(to_channels(exam.hu[rows].astype(np.float32), config))
+                logits = network(images.contiguous(memory_format=torch.channels_last))
+                prob = logits.pixels.float().sigmoid().numpy()
+                classes = logits.classes.float().sigmoid().numpy()
+                found += [_lure(exam.folder.name, first + n, prob[n], float(classes[n])) for n in range(len(rows))]
+            if progress is not None:
+                progress()
+    network.train(training)
+    return [lure for lure in found if lure.weight >= LEAST_WEIGHT]
+
+
+def _lure(exam: str, index: int, prob_vu: npt.NDArray[np.float32], classed: float) -> Lure:
+    v, u = np.unravel_index(int(prob_vu.argmax()), prob_vu.shape)
+    weight = float(prob_vu[prob_vu > FAINT].sum()) + CLASS_PIXELS * classed
+    return Lure(exam, index, int(v), int(u), round(weight, 3))
+
+
+def save_lures(path: Path, lures: Sequence[Lure]) -> None:
+    """As JSON, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        json.dump([asdict(lure) for lure in lures], file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_lures(path: Path) -> list[Lure]:
+    """What `save_lures` wrote."""
+    return [Lure(**one) for one in json.loads(path.read_text())]
