@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ml.config import OperatingPoint
+from ml.data.exams import LabelledExam
+from ml.errors import EvaluationError
 from ml.evaluation.pixels import count_pixels
 from ml.evaluation.readings import read_again
 from ml.evaluation.records import (
@@ -23,14 +25,19 @@ from ml.evaluation.records import (
     read_records,
     write_record,
 )
-from ml.evaluation.sources import ExamSource, LabelledExam
+from ml.evaluation.sources import ExamSource
 from ml.inference.lesions import components
+from ml.labels import ANY, BLEED, IGNORE, UNKNOWN, Subtype
 from ml.prediction import BundleIdentity, Prediction
 from ml.provenance import present_command, present_commit
 from ml.volume import Geometry, MaskArray, Volume
 
 Answer = Callable[[Volume], Prediction]
 Progress = Callable[[str], None]
+
+LEAST_SUBTYPE_ML = 0.02
+"""Less of a subtype than this beside another is not counted as present: the 5th percentile of single SAH foci, the
+smallest that experts outlined (reference, section 11). The largest subtype of an exam always counts."""
 
 
 def evaluate(
@@ -47,17 +54,16 @@ def evaluate(
     for number, one in folders.items():
         missing |= set(open_folder(one, replace(origin, reading=number)))
     wanted = [exam for exam in source.exams if exam in missing]
-    for exam in source.exams:
-        if exam not in missing:
-            progress(exam)
-    for labelled in source.read(wanted):
+    for finished in set(source.exams) - missing:
+        progress(finished)
+    for exam in source.read(wanted):
         began = time.monotonic()
-        prediction = answer(labelled.volume)
+        prediction = answer(exam.volume)
         seconds = time.monotonic() - began
         for number, one in folders.items():
-            truth = labelled.truth if number == 1 else read_again(labelled, number)
-            write_record(one, *judge(prediction, replace(labelled, truth=truth), origin=origin, seconds=seconds))
-        progress(labelled.exam)
+            record, pixels = judge(prediction, exam, origin=replace(origin, reading=number), seconds=seconds)
+            write_record(one, record, pixels)
+        progress(exam.exam)
     return read_records(folder)
 
 
@@ -85,31 +91,53 @@ def reading_folder(folder: Path, reading: int) -> Path:
 def judge(
     prediction: Prediction, exam: LabelledExam, *, origin: Origin, seconds: float
 ) -> tuple[ExamRecord, ExamPixels | None]:
-    """One exam's record, and its pixels where it has pixel labels."""
-    geometry = exam.volume.geometry
+    """One exam's record, and its pixels where it has pixel labels; pixels that nobody labelled count nowhere.
+
+    Raises EvaluationError for an exam of which nobody said whether it bleeds.
+    """
+    if exam.findings[ANY] == UNKNOWN:
+        raise EvaluationError(f"exam {exam.exam} has no reference standard: leave it out of the set")
     record = ExamRecord(
         exam=exam.exam,
-        group=exam.group,
-        bleeding=exam.bleeding,
+        group=exam.patient,
+        bleeding=bool(exam.findings[ANY] == 1),
         exam_score=prediction.exam_score,
         exam_called=prediction.exam_positive,
-        subtypes=exam.subtypes,
+        subtypes=_subtypes(exam),
         slice_scores=tuple(float(one) for one in prediction.slice_scores),
-        slice_bleeding=exam.slice_bleeding,
+        slice_bleeding=tuple(None if one == UNKNOWN else bool(one) for one in exam.slice_findings[:, ANY]),
         reported_ml=exam.volume.volume_ml(prediction.mask),
         seconds=round(seconds, 3),
     )
-    if exam.truth is None or origin.pixel_prob is None:
+    if exam.pixels is None or origin.pixel_prob is None:
         return record, None
-    over = prediction.prob >= np.float32(origin.pixel_prob)
-    masks = {"truth": exam.truth, "over_threshold": over, "reported": prediction.mask}
+    truth = read_again(exam, exam.pixels, origin.reading)
+    known = exam.pixels != IGNORE
+    over = (prediction.prob >= np.float32(origin.pixel_prob)) & known
+    reported = prediction.mask & known
     record = replace(
         record,
-        truth_ml=exam.volume.volume_ml(exam.truth),
-        counts=_count_images(exam.truth, over, prediction.mask),
-        lesions=match_lesions(exam.truth, prediction.mask, geometry),
+        truth_ml=exam.volume.volume_ml(truth),
+        counts=_count_images(known, truth, over, reported),
+        lesions=match_lesions(truth, reported, exam.volume.geometry),
     )
-    return record, ExamPixels(*count_pixels(prediction.prob, exam.truth), masks)
+    masks = {"truth": truth, "over_threshold": over, "reported": reported}
+    return record, ExamPixels(*count_pixels(prediction.prob, truth, known), masks)
+
+
+def _subtypes(exam: LabelledExam) -> tuple[str, ...] | None:
+    """Those present; None where that is not known of every one."""
+    told = exam.told[1:]
+    if exam.pixels is None or (told != UNKNOWN).all():
+        told = exam.findings[1:]
+        if (told == UNKNOWN).any():
+            return None
+        return tuple(subtype.name for subtype, one in zip(Subtype, told, strict=True) if one == 1)
+    if (exam.pixels == BLEED).any():
+        return None
+    volumes_ml = {one: exam.volume.volume_ml(exam.pixels == one) for one in Subtype}
+    least_ml = min(LEAST_SUBTYPE_ML, max(volumes_ml.values()))
+    return tuple(one.name for one, volume_ml in volumes_ml.items() if volume_ml > 0 and volume_ml >= least_ml)
 
 
 def match_lesions(truth: MaskArray, reported: MaskArray, geometry: Geometry) -> LesionMatches:
@@ -124,13 +152,12 @@ def match_lesions(truth: MaskArray, reported: MaskArray, geometry: Geometry) -> 
     )
 
 
-def _count_images(truth: MaskArray, over: MaskArray, reported: MaskArray) -> ImageCounts:
+def _count_images(known: MaskArray, truth: MaskArray, over: MaskArray, reported: MaskArray) -> ImageCounts:
     def count(mask: MaskArray) -> tuple[int, ...]:
         return tuple(int(one) for one in mask.sum(axis=(1, 2)))
 
-    pixels = truth.shape[1] * truth.shape[2]
     return ImageCounts(
-        pixels=(pixels,) * len(truth),
+        pixels=count(known),
         truth=count(truth),
         over_threshold=count(over),
         over_threshold_true=count(over & truth),

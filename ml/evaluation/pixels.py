@@ -90,12 +90,15 @@ def bin_of(prob: F32Array) -> npt.NDArray[np.intp]:
     return np.where(high, 2 * _HALF - key, key).astype(np.intp)
 
 
-def count_pixels(prob: F32Array, truth: MaskArray) -> tuple[PixelHistogram, IntArray, IntArray]:
-    """The histogram of a (z, y, x) exam, and (z, COARSE_BINS) pixels with and without the label of every image."""
+def count_pixels(prob: F32Array, truth: MaskArray, known: MaskArray) -> tuple[PixelHistogram, IntArray, IntArray]:
+    """The histogram of a (z, y, x) exam, and (z, COARSE_BINS) pixels with and without the label of every image.
+
+    Pixels that are not `known` are not counted.
+    """
     total = PixelHistogram.empty()
     images = []
-    for one, label in zip(prob, truth, strict=True):  # image by image: bins take eight times the room of pixels
-        histogram = PixelHistogram.of(one, label)
+    for z in range(len(prob)):  # image by image: bins take eight times the room of pixels
+        histogram = PixelHistogram.of(prob[z][known[z]], truth[z][known[z]])
         total += histogram
         images.append([np.add.reduceat(part, _EDGES) for part in (histogram.positives, histogram.negatives)])
     stacked = np.array(images, dtype=np.int64).reshape(len(prob), 2, COARSE_BINS)

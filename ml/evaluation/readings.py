@@ -11,7 +11,8 @@ import zlib
 import numpy as np
 from scipy import ndimage
 
-from ml.evaluation.sources import LabelledExam
+from ml.data.exams import LabelledExam
+from ml.labels import LabelArray, is_blood
 from ml.volume import MaskArray
 
 WANDER_MM = 0.5
@@ -24,19 +25,20 @@ _MARGIN = 8
 """Pixels around a lesion within which its outline may move."""
 
 
-def read_again(exam: LabelledExam, reading: int) -> MaskArray | None:
-    """The truth as another reading outlines it; the same for the same exam and reading. None without a truth.
+def read_again(exam: LabelledExam, pixels: LabelArray, reading: int) -> MaskArray:
+    """Where a reading sees blood: the first is the labels themselves, later ones outline them anew.
 
-    Slices without blood stay so, as does the exam's reference standard.
+    The same for the same exam and reading. Slices without blood stay so, as does the exam's reference standard.
     """
-    if exam.truth is None:
-        return None
+    truth = is_blood(pixels)
+    if reading == 1:
+        return truth
     rng = np.random.default_rng([zlib.crc32(exam.exam.encode()), reading])
     spacing_mm = exam.volume.geometry.pixel_spacing_mm
     bias_mm = rng.normal(0, BIAS_MM)
-    again = np.zeros_like(exam.truth)
-    for z in np.flatnonzero(exam.truth.any(axis=(1, 2))):
-        again[z] = _outline(exam.truth[z], spacing_mm, bias_mm, rng)
+    again = np.zeros_like(truth)
+    for z in np.flatnonzero(truth.any(axis=(1, 2))):
+        again[z] = _outline(truth[z], spacing_mm, bias_mm, rng)
     return again
 
 

@@ -100,7 +100,8 @@ class ExamRecord:
     subtypes: tuple[str, ...] | None = None
     """Those present, of EDH, IPH, IVH, SAH and SDH; None where the set does not tell."""
     slice_scores: tuple[float, ...] = ()
-    slice_bleeding: tuple[bool, ...] | None = None
+    slice_bleeding: tuple[bool | None, ...] = ()
+    """None for a slice that nobody judged."""
     truth_ml: float | None = None
     reported_ml: float | None = None
     counts: ImageCounts | None = None

@@ -1,4 +1,4 @@
-"""Labelled exams to be judged on, one after the other: simulated ones, and what a data set's reader gives."""
+"""Labelled exams to be judged on, one after the other."""
 
 from __future__ import annotations
 
@@ -6,30 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from ml.labels import Subtype
+from ml.data.exams import LabelledExam, patient_key
 from ml.phantom import SimulatedExam
 from ml.training.exams import simulate_wanted
-from ml.volume import MaskArray, Volume
-
-LEAST_SUBTYPE_ML = 0.02
-"""Less of a subtype than this beside another is not counted as present: the 5th percentile of single SAH foci, the
-smallest that experts outlined (reference, section 11). The largest subtype of an exam always counts."""
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledExam:
-    """A volume with its reference standard, as far as the set has one."""
-
-    exam: str
-    group: str
-    volume: Volume
-    bleeding: bool
-    subtypes: tuple[str, ...] | None = None
-    slice_bleeding: tuple[bool, ...] | None = None
-    truth: MaskArray | None = None
-    """(z, y, x) of the volume."""
+from ml.training.shards import SIMULATED
 
 
 class ExamSource(Protocol):
@@ -44,7 +24,7 @@ class ExamSource(Protocol):
         """Every exam, in order; known before any is read."""
 
     def read(self, wanted: Sequence[str]) -> Iterator[LabelledExam]:
-        """Those exams, in that order."""
+        """Those exams, in that order, each with a reference standard (`findings[ANY]` is known)."""
 
 
 @dataclass(frozen=True)
@@ -73,29 +53,11 @@ class PhantomSource:
         seeds = [int(one) for one in wanted]
         requests = ((seed, (seed - self.first_seed) % 2 == 0) for seed in seeds)
         stream = simulate_wanted(requests, matrix=self.matrix, workers=self.workers, institution=self.institution)
-        for seed, exam in zip(seeds, stream, strict=True):
-            yield labelled(exam, str(seed))
+        for exam in stream:
+            yield labelled(exam)
 
 
-def labelled(exam: SimulatedExam, name: str) -> LabelledExam:
-    """A simulated exam with its truth; blood that is not visible is none."""
-    truth = exam.truth
-    return LabelledExam(
-        exam=name,
-        group=name,
-        volume=exam.volume,
-        bleeding=bool(truth.any()),
-        subtypes=_subtypes(exam),
-        slice_bleeding=tuple(bool(one.any()) for one in truth),
-        truth=truth,
-    )
-
-
-def _subtypes(exam: SimulatedExam) -> tuple[str, ...]:
-    volumes_ml = {one: exam.volume.volume_ml(np.asarray(exam.labels == one)) for one in Subtype}
-    largest = max(volumes_ml.values())
-    return tuple(
-        one.name
-        for one, volume_ml in volumes_ml.items()
-        if volume_ml > 0 and volume_ml >= min(LEAST_SUBTYPE_ML, largest)
-    )
+def labelled(exam: SimulatedExam) -> LabelledExam:
+    """A simulated exam with its truth; each is a patient of its own."""
+    name = str(exam.spec.seed)
+    return LabelledExam(SIMULATED, name, patient_key(SIMULATED, name), exam.volume, exam.labels)

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml.data.exams import LabelledExam
+from ml.errors import EvaluationError
 from ml.evaluation.judging import evaluate, judge, match_lesions, reading_folder
 from ml.evaluation.metrics import dsc
 from ml.evaluation.readings import read_again
 from ml.evaluation.records import Origin, read_records
-from ml.evaluation.sources import LabelledExam, PhantomSource
+from ml.evaluation.sources import PhantomSource
+from ml.labels import ANY, BLEED, IGNORE, Subtype
 from ml.prediction import BundleIdentity, Prediction
 from ml.volume import MaskArray, Volume
 from tests.ml.conftest import MakeVolume, geometry
@@ -53,12 +56,11 @@ class Heads:
     def exam(self, name: str) -> LabelledExam:
         """One of them."""
         volume = self._make()
-        truth: MaskArray = volume.hu == 70
+        pixels = np.where(volume.hu == 70, Subtype.IPH, 0).astype(np.uint8)
         if name == "c":
-            volume = Volume(np.where(truth, 30, volume.hu).astype(np.float32), volume.geometry)
-            truth = np.zeros_like(truth)
-        slices = tuple(bool(one.any()) for one in truth)
-        return LabelledExam(name, name, volume, any(slices), ("IPH",) if any(slices) else (), slices, truth)
+            volume = Volume(np.where(volume.hu == 70, 30, volume.hu).astype(np.float32), volume.geometry)
+            pixels[:] = 0
+        return LabelledExam("heads", name, name, volume, pixels)
 
 
 def test_counts_are_those_of_the_masks(make_volume: MakeVolume) -> None:
@@ -69,26 +71,64 @@ def test_counts_are_those_of_the_masks(make_volume: MakeVolume) -> None:
     assert record.counts is not None
     assert pixels is not None
     counted = 2 * sum(record.counts.reported_true) / (sum(record.counts.reported) + sum(record.counts.truth))
-    assert exam.truth is not None
-    assert counted == pytest.approx(dsc(prediction.mask, exam.truth))
+    truth = exam.volume.hu == 70
+    assert counted == pytest.approx(dsc(prediction.mask, truth))
     assert 0.5 < counted < 1
-    assert sum(record.counts.pixels) == exam.truth.size
-    assert pixels.histogram.positives.sum() == exam.truth.sum()
-    assert pixels.histogram.negatives.sum() == exam.truth.size - exam.truth.sum()
-    assert record.truth_ml == pytest.approx(exam.volume.volume_ml(exam.truth))
+    assert sum(record.counts.pixels) == truth.size
+    assert pixels.histogram.positives.sum() == truth.sum()
+    assert pixels.histogram.negatives.sum() == truth.size - truth.sum()
+    assert record.truth_ml == pytest.approx(exam.volume.volume_ml(truth))
+    assert record.slice_bleeding == tuple(bool(one.any()) for one in truth)
     assert record.lesions is not None
     assert record.lesions.found == (True,)
 
 
 def test_an_exam_without_pixel_labels_has_scores_only(make_volume: MakeVolume) -> None:
-    """As most of CQ500."""
-    exam = replace(Heads(make_volume).exam("a"), truth=None, slice_bleeding=None, subtypes=None)
+    """As most of CQ500: the radiologists told of the exam, not of its slices."""
+    told = np.array([1, 0, 1, 0, 1, 0], dtype=np.int8)
+    exam = LabelledExam("heads", "a", "p", make_volume(), told=told)
     record, pixels = judge(answer(exam.volume), exam, origin=ORIGIN, seconds=1.0)
     assert pixels is None
     assert record.counts is None
     assert record.truth_ml is None
+    assert record.bleeding
+    assert record.subtypes == ("IPH", "SAH")
+    assert record.slice_bleeding == (None,) * 10
     assert record.reported_ml is not None
     assert record.reported_ml > 0
+
+
+def test_an_exam_that_nobody_judged_is_refused(make_volume: MakeVolume) -> None:
+    """It must not count as bleed-free."""
+    exam = LabelledExam("heads", "a", "p", make_volume())
+    with pytest.raises(EvaluationError, match="no reference standard"):
+        judge(answer(exam.volume), exam, origin=ORIGIN, seconds=1.0)
+
+
+def test_pixels_that_nobody_labelled_count_nowhere(make_volume: MakeVolume) -> None:
+    """Neither as found nor as false, though the exam is known to bleed."""
+    exam = replace(Heads(make_volume).exam("a"), told=np.array([1, -1, -1, -1, -1, -1], dtype=np.int8))
+    assert exam.pixels is not None
+    exam.pixels[:, :60] = IGNORE
+    record, pixels = judge(answer(exam.volume), exam, origin=ORIGIN, seconds=1.0)
+    assert record.counts is not None
+    assert pixels is not None
+    assert sum(record.counts.pixels) == exam.pixels[:, 60:].size
+    assert sum(record.counts.truth) == sum(record.counts.reported) == 0
+    assert pixels.histogram.positives.sum() + pixels.histogram.negatives.sum() == exam.pixels[:, 60:].size
+
+
+def test_a_trace_of_another_subtype_leaves_a_case_isolated(make_volume: MakeVolume) -> None:
+    """0.005 mL of SAH beside an IPH; a quarter of a millilitre does not."""
+    exam = Heads(make_volume).exam("a")
+    exam = replace(exam, volume=Volume(exam.volume.hu, geometry(np.arange(10) * 5.0, spacing_mm=(1.0, 1.0))))
+    assert exam.pixels is not None
+    exam.pixels[5, 0, 0] = Subtype.SAH
+    assert judge(answer(exam.volume), exam, origin=ORIGIN, seconds=1.0)[0].subtypes == ("IPH",)
+    exam.pixels[5, 0, :50] = Subtype.SAH
+    assert judge(answer(exam.volume), exam, origin=ORIGIN, seconds=1.0)[0].subtypes == ("IPH", "SAH")
+    exam.pixels[5, 1, 1] = BLEED
+    assert judge(answer(exam.volume), exam, origin=ORIGIN, seconds=1.0)[0].subtypes is None
 
 
 def test_lesions_are_matched_by_touch() -> None:
@@ -137,11 +177,12 @@ def test_a_second_reading_is_near_the_first_and_repeatable() -> None:
     truth = np.zeros((4, 80, 80), dtype=bool)
     truth[1:3] = np.hypot(v, u) < 20
     volume = Volume(np.zeros(truth.shape, dtype=np.float32), geometry(np.arange(4) * 5.0, spacing_mm=(0.5, 0.5)))
-    exam = LabelledExam("a", "a", volume, bleeding=True, truth=truth)
-    second, third = read_again(exam, 2), read_again(exam, 3)
-    assert second is not None
-    assert third is not None
-    assert np.array_equal(second, np.asarray(read_again(exam, 2)))
+    exam = LabelledExam("discs", "a", "a", volume, truth.astype(np.uint8))
+    pixels = exam.pixels
+    assert pixels is not None
+    second, third = read_again(exam, pixels, 2), read_again(exam, pixels, 3)
+    assert np.array_equal(truth, read_again(exam, pixels, 1))
+    assert np.array_equal(second, read_again(exam, pixels, 2))
     assert 0.85 < dsc(second, truth) < 0.99
     assert dsc(second, third) < 0.99
     assert not second[[0, 3]].any()
@@ -154,10 +195,8 @@ def test_simulated_exams_are_the_same_whichever_are_asked_for() -> None:
     assert source.name == "phantom:A:2000000+3@128"
     (alone,) = source.read(["2000002"])
     assert alone.exam == "2000002"
-    assert alone.bleeding
-    assert alone.truth is not None
-    assert alone.subtypes
-    assert set(alone.subtypes) <= {"EDH", "IPH", "IVH", "SAH", "SDH"}
+    assert alone.findings[ANY] == 1
+    assert alone.pixels is not None
     (free,) = source.read(["2000001"])
-    assert not free.bleeding
-    assert free.subtypes == ()
+    assert free.findings[ANY] == 0
+    assert free.hemorrhage_ml == 0

@@ -97,7 +97,9 @@ def test_histograms_add_up() -> None:
     )
     assert np.array_equal(parts.positives, whole.positives)
     assert np.array_equal(parts.negatives, whole.negatives)
-    counted, positives, negatives = count_pixels(prob.reshape(6, 32, 32), truth.reshape(6, 32, 32))
+    counted, positives, negatives = count_pixels(
+        prob.reshape(6, 32, 32), truth.reshape(6, 32, 32), np.ones((6, 32, 32), dtype=bool)
+    )
     assert np.array_equal(counted.positives, whole.positives)
     assert positives.shape == (6, COARSE_BINS)
     assert positives.sum() == truth.sum()

@@ -56,7 +56,7 @@ def pixels() -> ExamPixels:
     rng = np.random.default_rng(0)
     prob = rng.random((2, 8, 8), dtype=np.float32)
     masks = {name: rng.random((2, 8, 8)) < 0.3 for name in MASKS}
-    return ExamPixels(*count_pixels(prob, masks["truth"]), masks)
+    return ExamPixels(*count_pixels(prob, masks["truth"], np.ones_like(masks["truth"])), masks)
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
