@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dicom_node.admission import Rejection
     from dicom_node.negotiation import AssociateRequest, Context
-    from dicom_node.reception import Reception, Services
+    from dicom_node.reception import Reception, Request, Services
 
 log = structlog.get_logger()
 
@@ -123,7 +123,8 @@ class AcceptedAssociation:
     def _establish(self, request: AssociateRequest) -> None:
         acceptance = accept(
             request,
-            sop_classes=[*self._config.sop_classes, *self._services.other_sop_classes],
+            sop_classes=self._config.sop_classes,
+            service_sop_classes=self._services.other_sop_classes,
             transfer_syntaxes=self._config.transfer_syntaxes,
             max_pdu_bytes=self._config.max_pdu_bytes,
         )
@@ -197,20 +198,20 @@ class AcceptedAssociation:
         if command.field == dimse.CommandField.C_CANCEL_RQ:
             self._wire.end_message()
             return
-        self._reception = self._reception_for(command, self._contexts[context_id])
+        if self.record is None:
+            return
+        self._reception = self._reception_for(command, self._contexts[context_id], self.record)
         self._reception_context = context_id
         if not command.has_dataset:
             self._finish()
 
-    def _reception_for(self, command: dimse.Command, context: Context) -> Reception:
-        if command.field == dimse.CommandField.C_STORE_RQ and self.record is not None:
-            return StoreReception(command, context, self.record, self._services)
+    def _reception_for(self, command: dimse.Command, context: Context, record: AssociationRecord) -> Reception:
+        if command.field == dimse.CommandField.C_STORE_RQ:
+            return StoreReception(command, context, record, self._services)
+        service = self._services.others.get(command.field, _unrecognized)
         if command.field == dimse.CommandField.C_ECHO_RQ:
-            return DatasetReception(command, context, lambda *_: Answer(Status.SUCCESS))
-        service = self._services.others.get(command.field)
-        if service is not None:
-            return DatasetReception(command, context, service)
-        return DatasetReception(command, context, lambda *_: Answer(Status.UNRECOGNIZED_OPERATION))
+            service = _echo
+        return DatasetReception(command, context, record, service)
 
     def _dataset_piece(self, context_id: int, size: int, *, is_last: bool) -> None:
         reception = self._reception
@@ -251,3 +252,11 @@ class AcceptedAssociation:
             bytes=self._wire.bytes_received,
             seconds=round(time.monotonic() - self._began, 3),
         )
+
+
+def _echo(_request: Request) -> Answer:
+    return Answer(Status.SUCCESS)
+
+
+def _unrecognized(_request: Request) -> Answer:
+    return Answer(Status.UNRECOGNIZED_OPERATION)

@@ -21,6 +21,8 @@ STATUS = 0x0900
 ERROR_COMMENT = 0x0902
 AFFECTED_SOP_INSTANCE_UID = 0x1000
 REQUESTED_SOP_INSTANCE_UID = 0x1001
+EVENT_TYPE_ID = 0x1002
+ACTION_TYPE_ID = 0x1008
 
 
 class CommandField(IntEnum):
@@ -28,6 +30,8 @@ class CommandField(IntEnum):
 
     C_STORE_RQ = 0x0001
     C_ECHO_RQ = 0x0030
+    N_EVENT_REPORT_RQ = 0x0100
+    N_ACTION_RQ = 0x0130
     C_CANCEL_RQ = 0x0FFF
 
 
@@ -48,6 +52,11 @@ class Command:
     sop_class_uid: str
     sop_instance_uid: str
     elements: dict[int, bytes]
+
+    def us(self, element: int) -> int | None:
+        """An unsigned short of the command set, None when it is not there."""
+        value = self.elements.get(element, b"")
+        return _us(value) if len(value) == 2 else None
 
 
 def read_command(data: bytes) -> Command:

@@ -25,7 +25,7 @@ MAX_REQUEST_BYTES = 1024 * 1024
 """128 presentation contexts with 30 transfer syntaxes each are some 250 KiB."""
 APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
-SYNTAXES_OF_VERIFICATION = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,27 @@ def read_request(pdu: bytes) -> AssociateRequest:
 
 
 def accept(
-    request: AssociateRequest, *, sop_classes: Sequence[str], transfer_syntaxes: Sequence[str], max_pdu_bytes: int
+    request: AssociateRequest,
+    *,
+    sop_classes: Sequence[str],
+    service_sop_classes: Sequence[str] = (),
+    transfer_syntaxes: Sequence[str],
+    max_pdu_bytes: int,
 ) -> Acceptance:
     """Match the peer's presentation contexts with ours and write the A-ASSOCIATE-AC.
+
+    For `service_sop_classes` this node plays both roles: the peer may be their SCU or, as it says by role selection,
+    their SCP; their datasets are small and travel uncompressed.
 
     `max_pdu_bytes` is what this node takes, 0 for any length. Where a context offers several transfer syntaxes, the
     first of `transfer_syntaxes` among them is chosen.
     """
-    ours = [build_context(VERIFICATION, list(SYNTAXES_OF_VERIFICATION))]
+    ours = [build_context(VERIFICATION, list(UNCOMPRESSED))]
     ours += [build_context(uid, list(transfer_syntaxes)) for uid in sop_classes]
+    for uid in service_sop_classes:
+        context = build_context(uid, list(UNCOMPRESSED))
+        context.scu_role = context.scp_role = True
+        ours.append(context)
     offered = request.primitive.presentation_context_definition_list
     results, role_items = negotiate_as_acceptor(offered, ours, _offered_roles(request.primitive.user_information))
     primitive = A_ASSOCIATE()

@@ -38,8 +38,20 @@ class Answer:
     dataset: bytes = b""
 
 
-Service = Callable[[Command, bytes, Context], Answer]
-"""Serves one DIMSE request with its encoded dataset (empty without one)."""
+@dataclass(frozen=True)
+class Request:
+    """A whole request other than C-STORE, with who sent it."""
+
+    command: Command
+    dataset: bytes
+    """Encoded; empty without one."""
+    context: Context
+    calling_ae_title: str
+    peer_address: str
+
+
+Service = Callable[[Request], Answer]
+"""Serves one DIMSE request."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +86,10 @@ class Reception(Protocol):
 class DatasetReception:
     """Keeps the dataset in memory and hands it to a service."""
 
-    def __init__(self, command: Command, context: Context, service: Service) -> None:
+    def __init__(self, command: Command, context: Context, record: AssociationRecord, service: Service) -> None:
         self.command = command
         self._context = context
+        self._record = record
         self._service = service
         self._dataset = bytearray()
 
@@ -88,7 +101,11 @@ class DatasetReception:
 
     def finish(self) -> Answer:
         """See Reception."""
-        return self._service(self.command, bytes(self._dataset), self._context)
+        record = self._record
+        request = Request(
+            self.command, bytes(self._dataset), self._context, record.calling_ae_title, record.peer_address
+        )
+        return self._service(request)
 
     def abandon(self) -> None:
         """See Reception."""
