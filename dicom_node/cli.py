@@ -113,7 +113,10 @@ def status(as_json: AsJson = False) -> None:
             for name, count in ledger[part].items()
         ]
         _print_rows("ledger", counts)
-        waiting = ledger["oldest_waiting_s"]
+        waiting, unconfirmed = ledger["oldest_waiting_s"], ledger["confirmation"]
+        if unconfirmed["waiting"]:
+            count, longest = unconfirmed["waiting"], unconfirmed["longest_wait_s"]
+            console.print(f"deliveries that wait to be confirmed: {count}; the oldest for {longest} s")
         console.print(f"open associations: {ledger['open_associations']}; oldest waiting job: {waiting or 0} s")
         console.print("[green]the ledger balances[/]" if ledger["balances"] else "[red]the ledger does not balance[/]")
     if not ledger["balances"]:

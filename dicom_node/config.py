@@ -228,12 +228,19 @@ class DestinationConfig(Section):
     port: int = Field(ge=1, le=65535)
     calling_ae_title: str = ""
     timeout_s: float = Field(default=30.0, gt=0)
+    commitment: bool = False
+    read_back: bool = False
     tls: TlsConfig = TlsConfig()
 
     @field_validator("ae_title")
     @classmethod
     def _ae(cls, value: str) -> str:
         return _ae_title(value)
+
+    @property
+    def confirms(self) -> bool:
+        """Whether a result is done only when the destination said, or showed, that it keeps it."""
+        return self.commitment or self.read_back
 
 
 class RouteConfig(Section):
@@ -267,6 +274,14 @@ class DeliveryConfig(Section):
     route: tuple[RouteConfig, ...] = ()
 
 
+class ConfirmationConfig(Section):
+    """How long the node waits for a destination's word that it keeps a result, and what it does without."""
+
+    report_wait_s: float = Field(default=2.0, ge=0)
+    report_timeout_s: float = Field(default=600.0, gt=0)
+    max_rounds: int = Field(default=3, ge=0)
+
+
 class LoggingConfig(Section):
     """What is logged, and how."""
 
@@ -286,6 +301,7 @@ class Config(Section):
     worker: WorkerConfig = WorkerConfig()
     results: ResultsConfig = ResultsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
+    confirmation: ConfirmationConfig = ConfirmationConfig()
     logging: LoggingConfig = LoggingConfig()
 
     @property

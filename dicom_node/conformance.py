@@ -5,7 +5,9 @@ from __future__ import annotations
 from pydicom.uid import UID
 
 from dicom_node import __version__
+from dicom_node.commitment_messages import PUSH_MODEL
 from dicom_node.config import Config, TlsConfig
+from dicom_node.scu_confirm import STUDY_ROOT_FIND
 from dicom_node.statuses import Status
 
 STORE_ANSWERS = {
@@ -17,14 +19,22 @@ STORE_ANSWERS = {
     Status.SOP_CLASS_NOT_SUPPORTED: "the command names another SOP class than its presentation context",
     Status.DUPLICATE_SOP_INSTANCE: "same UID, other bytes, and `listener.same_uid_other_bytes` is `refuse`",
     Status.PROCESSING_FAILURE: "an error in this node, which its log tells",
-    Status.UNRECOGNIZED_OPERATION: "another DIMSE service than C-ECHO and C-STORE",
+    Status.UNRECOGNIZED_OPERATION: "another DIMSE service than those of this statement",
+}
+REPORT_ANSWERS = {
+    Status.SUCCESS: "what it says is committed in the database; also for a report that comes again",
+    Status.NO_SUCH_OBJECT_INSTANCE: "another SOP instance than the well-known one",
+    Status.NO_SUCH_EVENT_TYPE: "another Event Type ID than 1 and 2",
+    Status.INVALID_ARGUMENT_VALUE: "no usable UIDs, or a transaction that this node never asked for",
+    Status.SOP_CLASS_NOT_SUPPORTED: "the command names another SOP class than its presentation context",
+    Status.PROCESSING_FAILURE: "the database cannot be written: report it again later",
 }
 RESULT_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34")
 
 
 def statement(config: Config) -> str:
     """The whole statement; what the configuration can change is read from it."""
-    parts = [_overview(config), _scp(config), _scu(config), _objects(config), _security(config)]
+    parts = [_overview(config), _scp(config), _scu(config), _confirmation(config), _objects(config), _security(config)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -38,7 +48,9 @@ medical device.
 |---|---|---|
 | Verification (C-ECHO) | yes | yes |
 | Storage of CT and other objects below (C-STORE) | results only | yes |
-| Storage commitment, query, retrieve, worklist | no | no |
+| Storage Commitment Push Model (N-ACTION, N-EVENT-REPORT) | yes | no |
+| Study Root Query (C-FIND) | IMAGE level only | no |
+| Retrieve, worklist | no | no |
 
 One application entity: AE title `{config.node.ae_title}`, TCP port {config.listener.port} on {config.listener.host}."""
 
@@ -100,6 +112,41 @@ is that old, waits for `dicom-node deliver`. Warnings, and 0x0111 (duplicate SOP
 | destination | AE title | address | TLS |
 |---|---|---|---|
 {table}"""
+
+
+def _confirmation(config: Config) -> str:
+    rows = [
+        f"| {d.name} | {'yes' if d.commitment else 'no'} | {'yes' if d.confirms else 'no'} |"
+        for d in config.delivery.destination
+    ]
+    table = "\n".join(rows) or "| (none configured) | | |"
+    answers = "\n".join(f"| 0x{status:04X} | {meaning} |" for status, meaning in REPORT_ANSWERS.items())
+    times = config.confirmation
+    return f"""## Storage Commitment SCU and Query SCU
+
+After results were stored at a destination with `commitment = true`, they are asked for in one N-ACTION (Storage
+Commitment Push Model, {PUSH_MODEL}). The association is kept open for {times.report_wait_s:g} s for the
+N-EVENT-REPORT; later it is accepted at any time on an association that the destination opens to the listener, as
+requestor and, by SCP/SCU role selection, SCP of the service; it must be among those who may associate. The Transaction
+UID is durable before it is sent.
+
+Without a report for {times.report_timeout_s:g} s, or where a destination has no commitment, and where it has
+`read_back = true`, each result is looked for by C-FIND (Study Root, {STUDY_ROOT_FIND}; IMAGE level; unique keys:
+Study, Series and SOP Instance UID). What is not there is sent again, {times.max_rounds} times at most.
+
+| destination | commitment | C-FIND |
+|---|---|---|
+{table}
+
+| Failure Reason | consequence |
+|---|---|
+| 0x0110, 0x0112, 0x0213 and any that is not listed | sent again after a wait |
+| 0x0131 | asked again, under a new Transaction UID |
+| 0x0119, 0x0122 | given up; waits for `dicom-node deliver` |
+
+| status of the N-EVENT-REPORT response | when |
+|---|---|
+{answers}"""
 
 
 def _objects(config: Config) -> str:

@@ -6,19 +6,15 @@ import threading
 from pathlib import Path
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import deliveries, scu
 from dicom_node.config import Config, DestinationConfig
 from dicom_node.db import Database
 from dicom_node.deliveries import DueDelivery
 from dicom_node.errors import DeliveryError
+from dicom_node.outbox_loop import Rounds, poll
 
 log = structlog.get_logger()
-
-AFTER_FAULT_S = 1.0
-LAST_ROUND_S = 5.0
-"""How long the end waits for associations that are open; what they were sending is sent again after its lease."""
 
 
 def deliver_due(database: Database, config: Config, archive_dir: Path) -> int:
@@ -48,7 +44,7 @@ def _deliver(
     def answered(answer: scu.Answer) -> None:
         item = by_id.pop(answer.key)
         if answer.sent:
-            deliveries.sent(database, item, status=answer.status or 0)
+            deliveries.sent(database, item, status=answer.status or 0, confirm=destination.confirms)
             log.info("result delivered", delivery=item.id, destination=destination.name, attempts=item.attempts)
             return
         _failed(database, config, item, answer.error, status=answer.status, retryable=answer.retryable)
@@ -81,32 +77,6 @@ def _failed(
 
 
 def deliver_until(stop: threading.Event, database: Database, config: Config, archive_dir: Path) -> None:
-    """Poll the outbox until `stop` is set, each destination in a thread of its own: a slow one delays no other."""
-    busy: dict[str, threading.Thread] = {}
-    while not stop.wait(config.delivery.poll_interval_s):
-        try:
-            with database.reading() as session:
-                names = deliveries.any_due(session)
-        except SQLAlchemyError as error:
-            log.error("database unreachable, delivering again soon", error=type(error).__name__)
-            stop.wait(AFTER_FAULT_S)
-            continue
-        busy = {name: thread for name, thread in busy.items() if thread.is_alive()}
-        for name in sorted(names - busy.keys()):
-            arguments = (stop, name, database, config, archive_dir)
-            busy[name] = threading.Thread(target=_deliver_guarded, args=arguments, name=f"outbox-{name}", daemon=True)
-            busy[name].start()
-    for thread in busy.values():
-        thread.join(timeout=LAST_ROUND_S)
-
-
-def _deliver_guarded(stop: threading.Event, name: str, database: Database, config: Config, archive_dir: Path) -> None:
-    """One round for one destination; a fault ends the round and not the outbox. Its deliveries' leases run out."""
-    try:
-        deliver_to(name, database, config, archive_dir)
-    except SQLAlchemyError as error:
-        log.error("database unreachable, delivering again soon", destination=name, error=type(error).__name__)
-        stop.wait(AFTER_FAULT_S)
-    except Exception:  # a fault of this code or of a library must not stop all delivering
-        log.exception("delivering failed", destination=name)
-        stop.wait(AFTER_FAULT_S)
+    """Empty the outbox again and again until `stop` is set, each destination in a thread of its own."""
+    rounds = Rounds("outbox", deliveries.any_due, lambda name: deliver_to(name, database, config, archive_dir))
+    poll(stop, database, rounds, interval_s=config.delivery.poll_interval_s)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from dicom_node.audit import record
 from dicom_node.config import Config, DeliveryConfig, RouteConfig
 from dicom_node.db import Database, now
-from dicom_node.states import DeliveryState
+from dicom_node.states import ARRIVED, DeliveryState
 from dicom_node.tables import Delivery, Job, Result
 
 
@@ -142,18 +142,23 @@ def any_due(session: Session) -> set[str]:
     )
 
 
-def sent(database: Database, due: DueDelivery, *, status: int) -> None:
-    """The destination has it, whatever else was decided about this delivery in the meantime."""
+def sent(database: Database, due: DueDelivery, *, status: int, confirm: bool = False) -> None:
+    """The destination has it, whatever else was decided about this delivery in the meantime.
+
+    With `confirm` that is not yet the end: the confirmer makes sure that it stays there.
+    """
     with database.session() as session:
         delivery = _locked(session, due.id)
-        if delivery.state is DeliveryState.SENT:
+        if delivery.state in ARRIVED:
             return
         delivery.state = DeliveryState.SENT
         delivery.sent_at = now()
+        delivery.confirm_at = now() if confirm else None
+        delivery.confirm_attempts = 0
         delivery.lease_until = None
         delivery.last_status = f"0x{status:04X}"
         delivery.last_error = None
-        _record(session, delivery, "result delivered")
+        note(session, delivery, "result delivered")
 
 
 def not_sent(
@@ -169,10 +174,10 @@ def not_sent(
         delivery.last_status = f"0x{status:04X}" if status is not None else None
         delivery.last_error = error[:512]
         if retryable and not too_old:
-            delivery.not_before = now() + timedelta(seconds=_wait_s(delivery.attempts, config))
+            delivery.not_before = now() + timedelta(seconds=wait_s(delivery.attempts, config))
             return
         delivery.state = DeliveryState.DEAD
-        _record(session, delivery, "delivery given up", error=error[:512])
+        note(session, delivery, "delivery given up", error=error[:512])
 
 
 def _locked(session: Session, delivery_id: int) -> Delivery:
@@ -180,7 +185,7 @@ def _locked(session: Session, delivery_id: int) -> Delivery:
     return session.get_one(Delivery, delivery_id, with_for_update=True)
 
 
-def _record(session: Session, delivery: Delivery, kind: str, **detail: str) -> None:
+def note(session: Session, delivery: Delivery, kind: str, **detail: str) -> None:
     """An audit event of the delivery's study and job."""
     job = delivery.result.job
     record(
@@ -195,7 +200,8 @@ def _record(session: Session, delivery: Delivery, kind: str, **detail: str) -> N
     )
 
 
-def _wait_s(attempts: int, config: DeliveryConfig) -> float:
+def wait_s(attempts: int, config: DeliveryConfig) -> float:
+    """Seconds until try number `attempts` + 1: doubling, capped, with jitter of half to whole."""
     longest = min(config.retry_longest_s, config.retry_first_s * 2.0 ** min(attempts - 1, 30))
     return longest * random.uniform(0.5, 1.0)
 
@@ -211,7 +217,7 @@ def restart(database: Database, *, delivery_id: int | None = None, destination: 
         rows = session.scalars(wanted.with_for_update()).all()
         for delivery in rows:
             _start_again(delivery)
-            _record(session, delivery, "delivery restarted")
+            note(session, delivery, "delivery restarted")
         return len(rows)
 
 
@@ -220,6 +226,7 @@ def _start_again(delivery: Delivery) -> None:
     if delivery.state is not DeliveryState.PENDING:
         delivery.created_at = now()
         delivery.attempts = 0
+        delivery.confirm_rounds = 0
         delivery.lease_until = None
         delivery.last_error = None
     delivery.state = DeliveryState.PENDING

@@ -58,6 +58,10 @@ def ledger(session: Session) -> Row:
             "made": _count(session, Result),
         },
         "deliveries": deliveries,
+        "confirmation": {
+            "waiting": _count(session, Delivery, *_UNCONFIRMED),
+            "longest_wait_s": _longest_wait_s(session),
+        },
         "open_associations": _count(session, Association, Association.closed_at.is_(None)),
         "oldest_waiting_s": _oldest_waiting_s(session),
         "unfinished_results": _unfinished(session),
@@ -86,6 +90,16 @@ def _unfinished(session: Session) -> int:
 def _oldest_waiting_s(session: Session) -> float | None:
     """Age of the oldest queued job, seconds; None when nothing waits."""
     oldest: datetime | None = session.scalar(sa.select(sa.func.min(Job.queued_at)).where(Job.state == JobState.QUEUED))
+    return round((now() - oldest).total_seconds(), 1) if oldest else None
+
+
+_UNCONFIRMED = (Delivery.state == DeliveryState.SENT, Delivery.confirm_at.is_not(None))
+"""Sent, and the destination's word that it keeps it has not come."""
+
+
+def _longest_wait_s(session: Session) -> float | None:
+    """How long the oldest of the unconfirmed deliveries waits, seconds; None when none does."""
+    oldest: datetime | None = session.scalar(sa.select(sa.func.min(Delivery.sent_at)).where(*_UNCONFIRMED))
     return round((now() - oldest).total_seconds(), 1) if oldest else None
 
 
@@ -171,7 +185,25 @@ def job_row(job: Job) -> Row:
         "code": job.rejection_code or job.error_code,
         "text": job.rejection_text or job.error_text,
         "summary": job.summary,
-    }
+    } | _arrival(job)
+
+
+def _arrival(job: Job) -> Row:
+    """Whether a job's results are where they should be: it is done when every destination has, or keeps, them."""
+    current = [d for result in job.results if result.superseded_at is None for d in result.deliveries]
+    waiting = [d for d in current if not _is_final(d)]
+    if not current or waiting:
+        states = sorted({"unconfirmed" if d.state is DeliveryState.SENT else d.state.value.lower() for d in waiting})
+        return {"arrived": ", ".join(states) or None, "done_at": None}
+    committed = all(d.state is DeliveryState.COMMITTED for d in current)
+    ends = [moment for d in current if (moment := d.committed_at or d.sent_at)]
+    return {"arrived": "committed" if committed else "sent", "done_at": _iso(max(ends, default=None))}
+
+
+def _is_final(delivery: Delivery) -> bool:
+    """Nothing more is expected of it, and it is where it should be."""
+    sent = delivery.state is DeliveryState.SENT and delivery.confirm_at is None
+    return sent or delivery.state is DeliveryState.COMMITTED
 
 
 def deliveries(session: Session, *, state: DeliveryState | None, limit: int) -> list[Row]:
@@ -200,10 +232,19 @@ def _delivery_row(delivery: Delivery) -> Row:
         "state": delivery.state.value,
         "attempts": delivery.attempts,
         "sent_at": _iso(delivery.sent_at),
-        "next_try_at": _iso(delivery.not_before) if delivery.state is DeliveryState.PENDING else None,
+        "committed_at": _iso(delivery.committed_at),
+        "committed_by": delivery.committed_by,
+        "next_try_at": _iso(_next_step(delivery)),
         "last_status": delivery.last_status,
         "last_error": delivery.last_error,
     }
+
+
+def _next_step(delivery: Delivery) -> datetime | None:
+    """When it is sent, or made sure of, again."""
+    if delivery.state is DeliveryState.PENDING:
+        return delivery.not_before
+    return delivery.confirm_at if delivery.state is DeliveryState.SENT else None
 
 
 def _iso(moment: datetime | None) -> str | None:

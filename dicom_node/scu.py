@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
@@ -100,15 +101,22 @@ def echo(destination: DestinationConfig, node: NodeConfig) -> int:
     with associated(destination, node, [(Verification, "")]) as assoc:
         status = assoc.send_c_echo()
         if "Status" not in status:
-            raise DestinationUnavailable(f"{_name(destination)} did not answer C-ECHO in {destination.timeout_s:g} s")
+            raise DestinationUnavailable(f"{name_of(destination)} did not answer C-ECHO in {destination.timeout_s:g} s")
         return int(status.Status)
 
 
 @contextmanager
 def associated(
-    destination: DestinationConfig, node: NodeConfig, contexts: Iterable[tuple[str, str]]
+    destination: DestinationConfig,
+    node: NodeConfig,
+    contexts: Iterable[tuple[str, str]],
+    *,
+    handlers: Sequence[tuple[evt.InterventionEvent, Callable[[Event], Any]]] = (),
 ) -> Iterator[Association]:
-    """An open association that is released at the end. Raises DestinationUnavailable or DestinationRefused."""
+    """An open association that is released at the end. Raises DestinationUnavailable or DestinationRefused.
+
+    `handlers` serve what the peer may ask on it.
+    """
     ae = AE(ae_title=destination.calling_ae_title or node.ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = destination.timeout_s
     ae.maximum_pdu_size = 0
@@ -127,11 +135,11 @@ def associated(
             ae_title=destination.ae_title,
             max_pdu=131072,
             # pynetdicom itself forgets a rejection that comes before it waits for one, and says that nobody was there.
-            evt_handlers=[(evt.EVT_PDU_RECV, note_rejection)],
+            evt_handlers=[(evt.EVT_PDU_RECV, note_rejection), *handlers],
             tls_args=(client_context(destination.tls), destination.host) if destination.tls.enabled else None,
         )
     except OSError as error:  # the name is not known (socket.gaierror), or a TLS file cannot be read (ssl.SSLError)
-        raise DestinationUnavailable(f"no association with {_name(destination)}: {error}") from error
+        raise DestinationUnavailable(f"no association with {name_of(destination)}: {error}") from error
     try:
         if not assoc.is_established:
             raise _not_established(assoc, destination, rejections)
@@ -217,12 +225,13 @@ def _not_established(
     """Why there is no association. Refused for good only when the PACS was there and wanted none of the objects."""
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         wanted = ", ".join(_object(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in assoc.rejected_contexts)
-        return DestinationRefused(f"{_name(destination)} accepts no {wanted}{HINTS[0x0122]}")
+        return DestinationRefused(f"{name_of(destination)} accepts no {wanted}{HINTS[0x0122]}")
     if rejections:
         hint = f"; does it know our AE title {assoc.requestor.ae_title!r} and this address?"
-        return DestinationUnavailable(f"{_name(destination)} rejected the association: {rejections[0]}{hint}")
-    return DestinationUnavailable(f"no association with {_name(destination)}: connection refused, lost or timed out")
+        return DestinationUnavailable(f"{name_of(destination)} rejected the association: {rejections[0]}{hint}")
+    return DestinationUnavailable(f"no association with {name_of(destination)}: connection refused, lost or timed out")
 
 
-def _name(destination: DestinationConfig) -> str:
+def name_of(destination: DestinationConfig) -> str:
+    """For people."""
     return f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"

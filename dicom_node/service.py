@@ -2,7 +2,7 @@
 
     dicom-node serve
     |- listener   (x acceptor_processes)   C-STORE in: archive and rows
-    |- sweeper                             completion, repair, and the outbox
+    |- sweeper                             completion, repair, the outbox, and its confirmation
     `- worker     (x worker.processes)     the network; `python -m worker`
 
 Each part can also run alone, on its own machine: `dicom-node serve --role listener`.
@@ -27,9 +27,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import broker, jobs, schema
+from dicom_node import broker, commitment_service, jobs, schema
 from dicom_node.archive import FolderArchive
 from dicom_node.config import Config
+from dicom_node.confirmer import confirm_until
 from dicom_node.db import Database, make_engine
 from dicom_node.deliverer import deliver_until
 from dicom_node.errors import ArchiveError
@@ -89,7 +90,14 @@ def run_listener(config: Config, *, on_ready: Callable[[int], None] | None = Non
     end_with_supervisor()
     engine = make_engine(config.database)
     schema.make_ready(engine)
-    listener = Listener(config, engine, FolderArchive(config.archive_dir), listener_id=_name("listener"))
+    listener = Listener(
+        config,
+        engine,
+        FolderArchive(config.archive_dir),
+        listener_id=_name("listener"),
+        services=commitment_service.services(Database(engine), config),
+        service_sop_classes=commitment_service.SOP_CLASSES,
+    )
     listener.start()
     if on_ready:
         on_ready(listener.port)
@@ -99,19 +107,24 @@ def run_listener(config: Config, *, on_ready: Callable[[int], None] | None = Non
 
 
 def run_sweeper(config: Config) -> None:
-    """Complete, repair and deliver until told to stop."""
+    """Complete, repair, deliver and confirm until told to stop."""
     stop = stop_event()
     end_with_supervisor()
     engine = make_engine(config.database)
     schema.make_ready(engine)
     database = Database(engine)
-    outbox = threading.Thread(
-        target=deliver_until, args=(stop, database, config, config.archive_dir), name="outbox", daemon=True
-    )
-    outbox.start()
+    loops = [
+        threading.Thread(
+            target=deliver_until, args=(stop, database, config, config.archive_dir), name="outbox", daemon=True
+        ),
+        threading.Thread(target=confirm_until, args=(stop, database, config), name="confirm", daemon=True),
+    ]
+    for loop in loops:
+        loop.start()
     threading.Thread(target=_tidy, args=(stop, engine, config), name="tidy", daemon=True).start()
     Sweeper(database, config, broker.make_celery(config.broker)).run(stop)
-    outbox.join(timeout=config.listener.shutdown_grace_s)
+    for loop in loops:
+        loop.join(timeout=config.listener.shutdown_grace_s)
 
 
 def _tidy(stop: threading.Event, engine: sa.Engine, config: Config) -> None:

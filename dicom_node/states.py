@@ -10,6 +10,12 @@ job        QUEUED -> RUNNING -> SUCCEEDED | REJECTED
            A job REJECTED because no series was eligible stays as it is: retry reopens its study instead.
 delivery   PENDING -> SENT | DEAD ; DEAD -> PENDING `dicom-node deliver` ; PENDING | DEAD -> CANCELLED (superseded)
            CANCELLED | DEAD -> SENT    the destination's success came after all; CANCELLED -> PENDING  wanted again
+           SENT is the end where config asks for no confirmation; else (`confirm_at` is set)
+           SENT -> COMMITTED   the destination committed to it, or it was found there (C-FIND)
+                -> PENDING     lost or refused there, or no word of it: sent again, `confirmation.max_rounds` times
+                -> DEAD        the destination will never commit to it, or the rounds are used up
+                -> CANCELLED   not there, and a later result has replaced it
+           PENDING | DEAD | CANCELLED -> COMMITTED   a late report says so; COMMITTED is never left
 """
 
 from __future__ import annotations
@@ -52,6 +58,9 @@ class DeliveryState(StrEnum):
 
     PENDING = "PENDING"
     SENT = "SENT"
+    """The destination took it. What is more, if config asks for it, is COMMITTED."""
+    COMMITTED = "COMMITTED"
+    """The destination said, or showed, that it keeps it."""
     DEAD = "DEAD"
     CANCELLED = "CANCELLED"
 
@@ -65,6 +74,8 @@ class ResultKind(StrEnum):
 
 OPEN_JOB_STATES = (JobState.QUEUED, JobState.RUNNING)
 ENDED_WITH_RESULT = (JobState.SUCCEEDED, JobState.REJECTED)
+ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
+"""The destination took it."""
 
 JOB_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),

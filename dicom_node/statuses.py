@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Status (0000,0900) of a C-ECHO-RSP or C-STORE-RSP: PS3.7 Annex C and PS3.4 Table B.2-1."""
+    """Status (0000,0900) of a response: PS3.7 Annex C and PS3.4 Table B.2-1."""
 
     SUCCESS = 0x0000
     """The file is durable and its row is committed."""
@@ -14,6 +14,12 @@ class Status(IntEnum):
     """PS3.7 C.5.13: an error in this node; it is logged."""
     DUPLICATE_SOP_INSTANCE = 0x0111
     """PS3.7 C.5.6: same UID, other bytes, and the policy is `refuse`."""
+    NO_SUCH_OBJECT_INSTANCE = 0x0112
+    """PS3.7 C.5.8: an N-ACTION or N-EVENT-REPORT for another instance than the well-known one."""
+    NO_SUCH_EVENT_TYPE = 0x0113
+    """PS3.7 C.5.9: a report of a type that storage commitment does not have."""
+    INVALID_ARGUMENT_VALUE = 0x0115
+    """PS3.7 C.5.11: no usable UIDs, or a report of a transaction that this node never asked for."""
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     """PS3.7 C.5.6: the command names another SOP class than its presentation context."""
     UNRECOGNIZED_OPERATION = 0x0211

@@ -1,8 +1,8 @@
 """The rows that hold the truth. Files hold bytes, messages hold ids.
 
     associations --< instances >-- studies --< jobs --< results --< deliveries
-                                     |          |
-                                  verdicts   (every change of note) audit_events
+                                     |                                                 |
+                                  verdicts    audit_events (every change of note)    commitments
 
 Times are UTC. States are strings with a CHECK. No column holds a patient name, id or birth date.
 """
@@ -246,8 +246,36 @@ class Delivery(Base):
     sent_at: Mapped[datetime | None]
     last_status: Mapped[str | None] = mapped_column(sa.String(16))
     last_error: Mapped[str | None] = mapped_column(sa.String(512))
+    commitment_id: Mapped[int | None] = mapped_column(sa.ForeignKey("commitments.id"), index=True)
+    """The transaction whose report is waited for."""
+    confirm_at: Mapped[datetime | None] = mapped_column(index=True)
+    """SENT only: when the next step of making sure is due; null where the destination is not asked to confirm."""
+    confirm_attempts: Mapped[int] = mapped_column(default=0)
+    """Steps of making sure since it was last sent."""
+    confirm_rounds: Mapped[int] = mapped_column(default=0)
+    """How often it was sent again because the destination did not confirm it."""
+    committed_at: Mapped[datetime | None]
+    committed_by: Mapped[str | None] = mapped_column(sa.String(16))
+    """report or read back."""
 
     result: Mapped[Result] = relationship(back_populates="deliveries")
+
+
+class Commitment(Base):
+    """A storage commitment transaction that this node asked a destination for; the row is there before the request."""
+
+    __tablename__ = "commitments"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    destination: Mapped[str] = mapped_column(sa.String(64))
+    sop_instance_uids: Mapped[list[str]]
+    asked_at: Mapped[datetime]
+    reported_at: Mapped[datetime | None]
+    """When the first report came; a destination may report again, and late."""
+    committed_count: Mapped[int] = mapped_column(default=0)
+    failed_count: Mapped[int] = mapped_column(default=0)
+    last_error: Mapped[str | None] = mapped_column(sa.String(512))
 
 
 class AuditEvent(Base):

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from dicom_node import deliverer, deliveries, scu
+from dicom_node import deliveries, outbox_loop, scu
 from dicom_node.db import now
 from dicom_node.deliverer import deliver_due, deliver_until
 from dicom_node.states import DeliveryState, ResultKind
@@ -136,7 +136,7 @@ def test_a_database_that_is_gone_for_a_moment_ends_neither_loop_nor_delivery(
     storescp: StoreScp, make_small_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looking, claiming and noting fail once each."""
-    monkeypatch.setattr(deliverer, "AFTER_FAULT_S", 0.05)
+    monkeypatch.setattr(outbox_loop, "AFTER_FAULT_S", 0.05)
     house = make_small_house(TIMES + "lease_s = 1.1\n" + destination(storescp.port))
     house.finish(house.claimed())
     for name in ("any_due", "claim_due", "sent"):
@@ -162,7 +162,7 @@ def test_a_fault_nobody_thought_of_does_not_end_all_delivering(
     storescp: StoreScp, make_small_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logged, and tried again when the lease is over."""
-    monkeypatch.setattr(deliverer, "AFTER_FAULT_S", 0.05)
+    monkeypatch.setattr(outbox_loop, "AFTER_FAULT_S", 0.05)
     house = make_small_house(TIMES + "lease_s = 1.1\n" + destination(storescp.port))
     house.finish(house.claimed())
     real, left = scu.send, [1]

@@ -19,6 +19,18 @@ from dicom_node.db import make_engine
 from dicom_node.errors import ConfigError
 from dicom_node.tables import Base
 
+ROWS_OF_0001 = """
+INSERT INTO studies (id, study_instance_uid, state, generation, calling_ae_title, created_at, receiving_since,
+    last_received_at) VALUES (1, '1.2', 'COMPLETE', 1, 'CT1', '2026-01-01', '2026-01-01', '2026-01-01');
+INSERT INTO jobs (id, study_id, generation, state, series_reason, sop_instance_uids, input_digest, attempt, failures,
+    worker_deaths, queued_at, summary) VALUES (1, 1, 1, 'SUCCEEDED', '', '[]', '', 1, 0, 0, '2026-01-01', '[]');
+INSERT INTO results (id, job_id, kind, sop_class_uid, sop_instance_uid, series_instance_uid, path, sha256, size_bytes,
+    created_at) VALUES (1, 1, 'SR', '1.2', '1.2.3', '1.2.4', 'p', '', 1, '2026-01-01');
+INSERT INTO deliveries (id, result_id, destination, state, attempts, created_at)
+    VALUES (1, 1, 'pacs', 'SENT', 1, '2026-01-01')
+"""
+"""One delivery and what it stands on."""
+
 
 @pytest.fixture
 def engine(memory_folder: Path, database_url: str) -> Iterator[sa.Engine]:
@@ -53,6 +65,25 @@ def test_the_migrations_leave_nothing_to_generate(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_rows_survive_the_way_to_the_newest_schema_and_back(engine: sa.Engine) -> None:
+    """A committed delivery was, for an older release, sent."""
+    schema.upgrade(engine, "0001")
+    with engine.begin() as connection:
+        for statement in ROWS_OF_0001.split(";"):
+            connection.execute(sa.text(statement))
+    schema.upgrade(engine)
+    with engine.begin() as connection:
+        assert connection.scalar(sa.text("SELECT confirm_at FROM deliveries WHERE state = 'SENT'")) is None
+        connection.execute(sa.text("UPDATE deliveries SET state = 'COMMITTED'"))
+    with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(sa.text("UPDATE deliveries SET state = 'ELSEWHERE'"))
+    schema.downgrade(engine, "0001")
+    with engine.begin() as connection:
+        assert connection.scalar(sa.text("SELECT state FROM deliveries")) == "SENT"
+    with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(sa.text("UPDATE deliveries SET state = 'COMMITTED'"))
 
 
 def test_drift_is_seen(engine: sa.Engine) -> None:
@@ -117,7 +148,8 @@ def test_a_server_database_of_another_release_is_left_to_an_administrator(engine
         connection.execute(sa.text("INSERT INTO alembic_version VALUES ('0000')"))
     if engine.dialect.name == "sqlite":
         return
-    with pytest.raises(ConfigError, match="revision 0000, this release needs 0001: run `dicom-node db upgrade`"):
+    sentence = f"revision 0000, this release needs {schema.newest(engine)}: run `dicom-node db upgrade`"
+    with pytest.raises(ConfigError, match=sentence):
         schema.make_ready(engine)
 
 

@@ -185,6 +185,11 @@ class Orthanc:
         identifiers = [one["ID"] for one in found if one["Type"] == "Study"]
         self.rest("POST", f"/modalities/{ae_title}/store", json={"Resources": identifiers, "Synchronous": True})
 
+    def delete(self, sop_instance_uid: str) -> None:
+        """Deletes one instance."""
+        (found,) = self.rest("POST", "/tools/lookup", data=sop_instance_uid).json()
+        self.rest("DELETE", f"/instances/{found['ID']}")
+
     def wipe(self) -> None:
         """Deletes every patient."""
         for identifier in self.rest("GET", "/patients").json():

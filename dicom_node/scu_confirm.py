@@ -1,0 +1,113 @@
+"""Making sure, as SCU: asking for storage commitment (PS3.4 Annex J), and looking by C-FIND (PS3.4 C.4.1)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+
+from dicom_node import commitment_messages as messages
+from dicom_node.config import DestinationConfig, NodeConfig
+from dicom_node.errors import DestinationRefused, DestinationUnavailable
+from dicom_node.scu import associated, name_of
+from dicom_node.statuses import Status
+
+log = structlog.get_logger()
+
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+PENDING = (0xFF00, 0xFF01)
+"""PS3.4 Table C.4-1."""
+POLL_S = 0.01
+
+Taken = Callable[[messages.Report], Status]
+"""Takes in a report; what it is answered with."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An instance to look for, by the unique keys of each level."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+
+
+def ask(
+    destination: DestinationConfig, node: NodeConfig, request: messages.Request, *, wait_s: float, on_report: Taken
+) -> int:
+    """Ask for commitment; the status of the N-ACTION. A report that comes within `wait_s` is handed to `on_report`.
+
+    Raises DestinationUnavailable or DestinationRefused.
+    """
+    reported = threading.Event()
+
+    def answer(event: Event) -> tuple[int, None]:
+        """Runs in pynetdicom's thread."""
+        try:
+            told = messages.read_report(event.event_information)
+        except messages.NotCommitment as error:
+            log.warning("a commitment report that cannot be used", destination=destination.name, why=str(error))
+            return int(Status.INVALID_ARGUMENT_VALUE), None
+        status = on_report(told)
+        reported.set()
+        return int(status), None
+
+    contexts = [(messages.PUSH_MODEL, "")]
+    with associated(destination, node, contexts, handlers=[(evt.EVT_N_EVENT_REPORT, answer)]) as assoc:
+        try:
+            status, _ = assoc.send_n_action(
+                messages.request_dataset(request),
+                messages.REQUEST_COMMITMENT,
+                messages.PUSH_MODEL,
+                messages.PUSH_MODEL_INSTANCE,
+            )
+        except (RuntimeError, ValueError) as error:  # the association ended, or the peer turned the roles round
+            raise DestinationUnavailable(f"{name_of(destination)}: commitment could not be asked for") from error
+        if "Status" not in status:
+            raise DestinationUnavailable(f"{name_of(destination)} did not answer the request for commitment")
+        if status.Status == Status.SUCCESS:
+            _stay(assoc, reported, wait_s)
+        return int(status.Status)
+
+
+def _stay(assoc: Association, reported: threading.Event, wait_s: float) -> None:
+    """Keep the association open until the report has come, the peer leaves, or the time is over."""
+    ends = time.monotonic() + wait_s
+    while assoc.is_established and time.monotonic() < ends and not reported.wait(POLL_S):
+        pass
+
+
+def find(destination: DestinationConfig, node: NodeConfig, wanted: Iterable[Wanted]) -> set[str]:
+    """The SOP Instance UIDs of those that the destination shows. Raises DestinationUnavailable, DestinationRefused."""
+    with associated(destination, node, [(STUDY_ROOT_FIND, "")]) as assoc:
+        return {one.sop_instance_uid for one in wanted if _shows(assoc, destination, one)}
+
+
+def _shows(assoc: Association, destination: DestinationConfig, wanted: Wanted) -> bool:
+    keys = Dataset()
+    keys.QueryRetrieveLevel = "IMAGE"
+    keys.StudyInstanceUID = wanted.study_instance_uid
+    keys.SeriesInstanceUID = wanted.series_instance_uid
+    keys.SOPInstanceUID = wanted.sop_instance_uid
+    shown = False
+    try:
+        for status, match in assoc.send_c_find(keys, STUDY_ROOT_FIND):
+            code = int(status.Status) if "Status" in status else None
+            if code in PENDING:
+                # Not every peer matches by the keys it was given.
+                shown = shown or (match is not None and match.get("SOPInstanceUID") == wanted.sop_instance_uid)
+            elif code != Status.SUCCESS:
+                answered = "did not answer C-FIND" if code is None else f"answered C-FIND with 0x{code:04X}"
+                raise DestinationUnavailable(f"{name_of(destination)} {answered}")
+    except RuntimeError as error:
+        raise DestinationUnavailable(f"{name_of(destination)}: the association was lost") from error
+    except ValueError as error:
+        raise DestinationRefused(f"{name_of(destination)} takes no C-FIND") from error
+    return shown

@@ -1,0 +1,380 @@
+"""Arrived for certain: storage commitment and C-FIND with peers that report, report late, fail, lie or are silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+
+from dicom_node import commitment_service, commitments, reports
+from dicom_node.commitment_messages import FailureReason, Reference, Report
+from dicom_node.commitments import Known
+from dicom_node.confirmer import confirm_due
+from dicom_node.db import Database, now
+from dicom_node.deliverer import deliver_due
+from dicom_node.scp import Listener
+from dicom_node.states import DeliveryState
+from dicom_node.tables import AuditEvent, Commitment, Delivery
+from tests.dicom_node.house import House
+from tests.dicom_node.test_deliverer import TIMES, destination
+from tests.peers import Orthanc, wait_until
+from tests.peers.committing_pacs import CommittingPacs
+
+# pynetdicom drops the socket of a connection that failed without closing it.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+SENT, COMMITTED, PENDING, DEAD = (
+    DeliveryState.SENT,
+    DeliveryState.COMMITTED,
+    DeliveryState.PENDING,
+    DeliveryState.DEAD,
+)
+COMMIT, READ_BACK = "commitment = true\n", "read_back = true\n"
+Make = Callable[..., House]
+
+
+def confirmation(wait_s: float = 5.0, *, rounds: int = 2) -> str:
+    """Lines of config.toml."""
+    return f"[confirmation]\nreport_wait_s = {wait_s}\nmax_rounds = {rounds}\n"
+
+
+def sending_to(make: Make, pacs: CommittingPacs, how: str = COMMIT, *, rest: str = "") -> House:
+    """A house whose SEG and SR were just sent."""
+    house = make(TIMES + destination(pacs.port) + how + (rest or confirmation()))
+    house.finish(house.claimed())
+    send(house)
+    return house
+
+
+def send(house: House) -> None:
+    """What is due, now."""
+    house.change(Delivery, not_before=None)
+    deliver_due(house.database, house.config, house.config.archive_dir)
+
+
+def confirm(house: House, *, later_s: float = 0.0) -> None:
+    """The next step of confirmation, as if so much time had passed."""
+    for delivery in house.all(Delivery):
+        sent_at = delivery.sent_at and delivery.sent_at - timedelta(seconds=later_s)
+        confirm_at = delivery.confirm_at and delivery.confirm_at - timedelta(seconds=later_s)
+        with house.database.session() as session:
+            row = session.get_one(Delivery, delivery.id)
+            row.sent_at, row.confirm_at = sent_at, confirm_at
+    confirm_due(house.database, house.config)
+
+
+def states(house: House) -> list[DeliveryState]:
+    """Of all deliveries."""
+    return [delivery.state for delivery in house.all(Delivery)]
+
+
+def events(house: House) -> list[str]:
+    """What the history says."""
+    return [event.kind for event in house.all(AuditEvent)]
+
+
+def uid_of(house: House, number: int = 0) -> str:
+    """The SOP Instance UID of a delivery's result."""
+    with house.database.reading() as session:
+        return session.get_one(Delivery, house.all(Delivery)[number].id).result.sop_instance_uid
+
+
+@contextmanager
+def listening(house: House, port: int = 0) -> Iterator[int]:
+    """The house's listener, as `dicom-node serve` composes it. Its port."""
+    listener_config = house.config.listener.model_copy(update={"port": port})
+    listener = Listener(
+        house.config.model_copy(update={"listener": listener_config}),
+        house.engine,
+        house.archive,
+        listener_id="test/commit",
+        services=commitment_service.services(Database(house.engine), house.config),
+        service_sop_classes=commitment_service.SOP_CLASSES,
+    )
+    listener.start()
+    try:
+        yield listener.port
+    finally:
+        listener.stop(1.0)
+
+
+def test_a_report_on_the_same_association_ends_the_job(make_house: Make) -> None:
+    """Both results in one transaction; the history, the ledger and the job say that it is done."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_house, pacs)
+        with house.database.reading() as session:
+            assert reports.ledger(session)["confirmation"]["waiting"] == 2
+            assert reports.jobs(session, state=None, limit=1)[0]["arrived"] == "unconfirmed"
+        confirm(house)
+    assert states(house) == [COMMITTED] * 2
+    (transaction,) = house.all(Commitment)
+    assert (transaction.committed_count, transaction.failed_count) == (2, 0)
+    assert [asked.transaction_uid for asked in pacs.asked] == [transaction.transaction_uid]
+    assert pacs.answers == [0]
+    assert {d.committed_by for d in house.all(Delivery)} == {"report"}
+    assert events(house).count("result committed") == 2
+    assert events(house)[-1] == "job done: its results are committed"
+    with house.database.reading() as session:
+        ledger = reports.ledger(session)
+        job = reports.jobs(session, state=None, limit=1)[0]
+    assert ledger["balances"]
+    assert ledger["deliveries"]["committed"] == 2
+    assert ledger["confirmation"] == {"waiting": 0, "longest_wait_s": None}
+    assert job["arrived"] == "committed"
+    assert job["done_at"] is not None
+
+
+def test_the_transaction_is_durable_before_it_is_asked_for(make_small_house: Make) -> None:
+    """Its row is there while the peer still thinks about its answer: a report finds it, whatever dies meanwhile."""
+    known: list[list[str]] = []
+    with CommittingPacs(reports="never") as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+        pacs.on_action = lambda: known.append([row.transaction_uid for row in house.all(Commitment)])
+        confirm(house)
+        assert known == [[pacs.asked[0].transaction_uid]]
+
+
+def test_a_report_on_a_new_association_is_taken_by_the_listener(make_small_house: Make) -> None:
+    """The roles reversed: the PACS is requestor and SCP of the service."""
+    with CommittingPacs(reports="new") as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+        with listening(house) as pacs.report_to:
+            confirm(house)
+            wait_until(lambda: states(house) == [COMMITTED] * 2, what="the report")
+    assert pacs.answers == [0]
+
+
+def test_a_report_that_comes_twice_changes_nothing_the_second_time(make_small_house: Make) -> None:
+    """Answered with success both times: the peer only lost our answer."""
+    with CommittingPacs(reports="new", reports_times=2) as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+        with listening(house) as pacs.report_to:
+            confirm(house)
+            wait_until(lambda: len(pacs.answers) == 2, what="both reports")
+    assert pacs.answers == [0, 0]
+    assert states(house) == [COMMITTED] * 2
+    assert events(house).count("result committed") == 2
+
+
+def test_a_report_of_an_unknown_transaction_is_refused(make_small_house: Make) -> None:
+    """0x0115, and nothing changes."""
+    with CommittingPacs(reports="never") as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+        confirm(house)
+        pacs.asked[0].transaction_uid = "2.25.4711"
+        with listening(house) as pacs.report_to:
+            pacs.report(pacs.asked[0])
+    assert pacs.answers == [0x0115]
+    assert states(house) == [SENT] * 2
+
+
+def test_a_result_that_the_pacs_has_lost_is_sent_again(make_house: Make) -> None:
+    """Reported as 0x0112; the other one is committed. After the second sending both are."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_house, pacs)
+        lost = uid_of(house)
+        pacs.lose(lost)
+        confirm(house)
+        assert states(house) == [PENDING, COMMITTED]
+        assert "0x0112" in house.all(Delivery)[0].last_error
+        send(house)
+        assert pacs.held[lost] == 1
+        confirm(house)
+    assert states(house) == [COMMITTED] * 2
+    assert "result will be sent again" in events(house)
+    assert house.all(Delivery)[0].confirm_rounds == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        (FailureReason.PROCESSING_FAILURE, PENDING),
+        (FailureReason.NO_SUCH_OBJECT_INSTANCE, PENDING),
+        (FailureReason.RESOURCE_LIMITATION, PENDING),
+        (0xC000, PENDING),
+        (FailureReason.DUPLICATE_TRANSACTION_UID, SENT),
+        (FailureReason.CLASS_INSTANCE_CONFLICT, DEAD),
+        (FailureReason.SOP_CLASS_NOT_SUPPORTED, DEAD),
+    ],
+)
+def test_each_failure_reason_has_its_consequence(make_small_house: Make, reason: int, state: DeliveryState) -> None:
+    """Sent again, asked again under a new transaction, or dead."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_small_house, pacs)
+        pacs.failures = {uid_of(house): reason}
+        confirm(house)
+        assert states(house) == [state, COMMITTED]
+        assert f"0x{int(reason):04X}" in house.all(Delivery)[0].last_error
+        if state is SENT:
+            pacs.failures = {}
+            confirm(house, later_s=10)
+            assert states(house) == [COMMITTED] * 2
+            assert len({asked.transaction_uid for asked in pacs.asked}) == 2
+
+
+def test_a_result_is_not_sent_again_for_ever(make_small_house: Make) -> None:
+    """Two further rounds, then the dead letter; `deliver` begins anew."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_small_house, pacs)
+        uid = uid_of(house)
+        pacs.failures = {uid: FailureReason.PROCESSING_FAILURE}
+        for _ in range(4):
+            confirm(house)
+            send(house)
+        assert states(house) == [DEAD, COMMITTED]
+        assert pacs.held[uid] == 3
+        assert "given up after 2 further rounds" in house.all(Delivery)[0].last_error
+
+
+def test_without_a_report_it_looks_by_c_find(make_house: Make) -> None:
+    """Not before the time is over; found is committed, missing is sent again."""
+    with CommittingPacs(reports="never") as pacs:
+        house = sending_to(make_house, pacs, rest=confirmation(0))
+        confirm(house)
+        confirm(house, later_s=500)
+        assert states(house) == [SENT] * 2, "600 s are not over"
+        pacs.lose(uid_of(house, 1))
+        confirm(house, later_s=101)
+    assert states(house) == [COMMITTED, PENDING]
+    assert house.all(Delivery)[0].committed_by == "read back"
+    assert "not found" in house.all(Delivery)[1].last_error
+
+
+def test_a_late_report_still_counts(make_small_house: Make) -> None:
+    """After the time-out, and after the result was put back into the outbox: what is there need not be sent."""
+    with CommittingPacs(reports="never", finds=False) as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+        confirm(house)
+        confirm(house, later_s=601)
+        assert states(house) == [PENDING] * 2
+        with listening(house) as pacs.report_to:
+            pacs.report(pacs.asked[0])
+        assert states(house) == [COMMITTED] * 2
+        send(house)
+    assert set(pacs.held.values()) == {1}
+
+
+def test_a_late_failure_of_an_older_transaction_does_not(make_small_house: Make) -> None:
+    """It was sent again since."""
+    with CommittingPacs(reports="never", finds=False) as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+        confirm(house)
+        confirm(house, later_s=601)
+        send(house)
+        confirm(house)
+        pacs.failures = dict.fromkeys(pacs.held, 0x0112)
+        with listening(house) as pacs.report_to:
+            pacs.report(pacs.asked[0])
+        assert states(house) == [SENT] * 2
+        assert len(pacs.asked) == 2
+
+
+@pytest.mark.parametrize("how", [READ_BACK, COMMIT])
+def test_a_pacs_without_commitment_is_asked_by_c_find(make_small_house: Make, how: str) -> None:
+    """Whether config knows it or finds it out."""
+    with CommittingPacs(commits=False) as pacs:
+        house = sending_to(make_small_house, pacs, how)
+        confirm(house)
+    assert states(house) == [COMMITTED] * 2
+    assert {d.committed_by for d in house.all(Delivery)} == {"read back"}
+
+
+def test_a_request_that_is_refused_leads_to_c_find(make_small_house: Make) -> None:
+    """The PACS takes the association and not the N-ACTION."""
+    with CommittingPacs(action_status=0x0211) as pacs:
+        house = sending_to(make_small_house, pacs)
+        confirm(house)
+    assert states(house) == [COMMITTED] * 2
+
+
+def test_what_c_find_does_not_show_at_once_may_show_later(make_small_house: Make) -> None:
+    """A PACS indexes in its own time."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_small_house, pacs, READ_BACK)
+        held, pacs.held = pacs.held, {}
+        confirm(house)
+        assert states(house) == [SENT] * 2
+        pacs.held = held
+        confirm(house, later_s=10)
+    assert states(house) == [COMMITTED] * 2
+
+
+def test_a_pacs_that_is_away_is_asked_again(make_small_house: Make) -> None:
+    """Growing waits; no round is used up."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_small_house, pacs)
+    confirm(house)
+    rows = house.all(Delivery)
+    assert [(d.state, d.confirm_rounds, d.confirm_attempts) for d in rows] == [(SENT, 0, 1)] * 2
+    assert "no association" in rows[0].last_error
+    assert rows[0].confirm_at > now() - timedelta(seconds=1)
+    confirm(house, later_s=house.config.delivery.give_up_after_s + 1)
+    assert states(house) == [SENT] * 2, "asked once more; a report may come"
+
+
+def test_a_destination_that_no_longer_confirms_leaves_it_at_sent(make_small_house: Make) -> None:
+    """Config was changed: nothing waits for ever."""
+    with CommittingPacs(reports="never") as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+        house.config = make_small_house(TIMES + destination(pacs.port)).config
+        confirm(house)
+    assert states(house) == [SENT] * 2
+    with house.database.reading() as session:
+        assert commitments.any_due(session) == set()
+        assert reports.ledger(session)["confirmation"]["waiting"] == 0
+
+
+def test_what_was_not_asked_for_is_not_believed(make_small_house: Make) -> None:
+    """A report that names other instances."""
+    with CommittingPacs(reports="never") as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+        confirm(house)
+    told = Report(pacs.asked[0].transaction_uid, (Reference("1.2", "1.2.3"),))
+    assert commitments.report(house.database, told, config=house.config) is Known.OPEN
+    assert states(house) == [SENT] * 2
+
+
+@pytest.mark.peer("orthanc")
+def test_orthanc_commits_to_what_it_has_and_gets_again_what_it_has_lost(orthanc: Orthanc, make_house: Make) -> None:
+    """Its report comes on an association of its own. One result is deleted there before it is asked about."""
+    at_orthanc = destination(orthanc.dicom_port, ae_title="ORTHANC")
+    house = make_house(TIMES + at_orthanc + COMMIT + confirmation(0))
+    house.finish(house.claimed())
+    send(house)
+    orthanc.delete(uid_of(house))
+    with listening(house) as port:
+        orthanc.add_modality("ICHNODE", port)
+        confirm(house)
+        wait_until(lambda: states(house) == [PENDING, COMMITTED], what="the report of the lost one")
+        assert house.all(Delivery)[0].last_status == "0x0112"
+        send(house)
+        confirm(house)
+        wait_until(lambda: states(house) == [COMMITTED] * 2, what="the second report")
+    assert len(orthanc.instances()) == 2
+
+
+@pytest.mark.peer("orthanc")
+def test_what_orthanc_shows_by_c_find_is_committed(orthanc: Orthanc, make_small_house: Make) -> None:
+    """And what was deleted there is not found, and sent again."""
+    house = make_small_house(TIMES + destination(orthanc.dicom_port, ae_title="ORTHANC") + READ_BACK)
+    house.finish(house.claimed())
+    send(house)
+    orthanc.delete(uid_of(house, 1))
+    confirm(house, later_s=601)
+    assert states(house) == [COMMITTED, PENDING]
+    send(house)
+    confirm(house)
+    assert states(house) == [COMMITTED] * 2
+
+
+def test_nothing_is_confirmed_where_nobody_asked_for_it(make_small_house: Make) -> None:
+    """SENT is the end, and the job is done."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_small_house, pacs, "")
+        confirm(house)
+        with house.database.reading() as session:
+            job = reports.jobs(session, state=None, limit=1)[0]
+    assert states(house) == [SENT] * 2
+    assert pacs.asked == []
+    assert job["arrived"] == "sent"
