@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ml.bundle import load_bundle, write_bundle
 from ml.data.series import read_volume
@@ -24,11 +19,12 @@ from ml.evaluation.metrics import auc
 from ml.evaluation.sources import PhantomSource
 from ml.inference.engines import engine_name
 from ml.inference.predictor import Predictor
+from ml.progress import errors, stages
+from ml.provenance import present_command
 from ml.training.compact import TEST_SEEDS_FROM, CompactRun, card, held_out_metrics, run_compact
-from ml.training.loop import Schedule
+from ml.training.recipe import Machine
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
-errors = Console(stderr=True)
 
 REFUSED = 3
 """Exit code for images that cannot be analysed, as in `make demo`; other errors of the command exit with 1."""
@@ -45,7 +41,7 @@ def predict(
 ) -> None:
     """Find intracranial hemorrhage in one series; exit 3 with a code and a reason if it cannot be analysed."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and _may_be_dicom(path))
-    with _progress() as stage:
+    with stages() as stage:
         stage("reading", 1)
         volume = read_volume(paths)
         predictor = Predictor(load_bundle(bundle), device=device, engine=engine_name(engine), threads=threads)
@@ -95,17 +91,19 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
         shards=shards or out / "shards",
         seed=seed,
         exams=exams,
-        schedule=Schedule(steps, learning_rate=learning_rate, loader_workers=loader_workers, bfloat16=bfloat16),
+        steps=steps,
+        learning_rate=learning_rate,
+        machine=Machine(loader_workers=loader_workers, precision="bfloat16" if bfloat16 else "float32"),
         matrix=matrix,
         workers=workers,
         validation_exams=validation_exams,
         test_exams=test_exams,
-        command="python -m ml " + shlex.join(sys.argv[1:]),
+        command=present_command(),
         version=version,
         start_from=start_from,
         rounds=rounds,
     )
-    with _progress() as stage:
+    with stages() as stage:
         bundle = run_compact(run, stage)
     print((out / "bundle" / "metrics.json").read_text())
     print(f"bundle {bundle.identity.name} {bundle.identity.version} {bundle.identity.digest} -> {out / 'bundle'}")
@@ -120,7 +118,7 @@ def measure(
 ) -> None:
     """Measure a bundle on simulated exams that it was not trained on, and write what came out beside it."""
     loaded = load_bundle(bundle)
-    with _progress() as stage:
+    with stages() as stage:
         metrics = held_out_metrics(Predictor(loaded), stage, exams=exams, matrix=matrix, workers=workers)
     write_bundle(bundle, loaded.config, weights=loaded.weights, metrics=metrics, card=card(loaded.config, metrics))
     print((bundle / "metrics.json").read_text())
@@ -148,7 +146,7 @@ def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     predictor = Predictor(load_bundle(bundle), device=device, engine=engine_name(engine), threads=threads)
     config, identity = predictor.bundle.config, predictor.bundle.identity
     origin = make_origin(out.parent.name, source, identity, config.operating_point)
-    with _progress() as stage:
+    with stages() as stage:
         tell = stage("evaluating", exams)
         records = evaluate(predictor.predict, source, out, origin=origin, readings=readings, progress=tell)
     scores, bleeding = [one.exam_score for one in records.records], [one.bleeding for one in records.records]
@@ -173,25 +171,3 @@ def _may_be_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int], Callable[[str], None]]]:
-    """Opens stages, one after the other, as bars on the terminal; one line per stage where there is none."""
-    columns = (
-        TextColumn("{task.description:18}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=errors) as bars:
-
-        def stage(name: str, total: int) -> Callable[[str], None]:
-            for earlier in bars.task_ids:
-                bars.update(earlier, completed=bars.tasks[earlier].total)
-            task = bars.add_task(name, total=total, note="")
-            return lambda note: bars.update(task, advance=1, note=note)
-
-        yield stage

@@ -7,17 +7,20 @@ rule is the paper's (section 2.2 and Table 2): a third unchanged, a third power 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ml.labels import IGNORE
+
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
 Generator = np.random.Generator
 
-IGNORE = 255
-"""Target of pixels without a label; they give no loss."""
+Contrast = Literal["none", "power", "log"]
+
 AIR_HU = -1000.0
 CONTRAST_HU = 110.0
 """The contrast rule works on 0 to this HU as 0 to 1: the range of the brain window."""
@@ -35,6 +38,8 @@ class Augmentation:
     reverse_slices: float = 0.3
     same_slices: float = 0.1
     """All three channels show the middle slice, as at the ends of a stack."""
+    contrasts: tuple[Contrast, ...] = ("none", "power", "log")
+    """One is drawn, each as likely as the others (paper section 2.2; Table 2 compares single ones)."""
     power_law: tuple[float, float] = (0.85, 1.1)
     logarithm: tuple[float, float] = (0.7, 1.1)
     gain: tuple[float, float] = (0.92, 1.08)
@@ -98,11 +103,11 @@ def change_texture(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32A
 
 def change_contrast(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32Array:
     """The paper's three ways on the brain's range of HU, then a small gain and offset of the whole scale."""
-    rule = rng.integers(3)
+    rule = draw.contrasts[rng.integers(len(draw.contrasts))]
     share = np.clip(hu_3vu / np.float32(CONTRAST_HU), 0, 1)
-    if rule == 1:
+    if rule == "power":
         hu_3vu = hu_3vu + (share ** rng.uniform(*draw.power_law) - share) * np.float32(CONTRAST_HU)
-    elif rule == 2:  # above the range everything moves with its top, so that bone stays brighter than blood
+    elif rule == "log":  # above the range everything moves with its top, so that bone stays brighter than blood
         hu_3vu = hu_3vu + (rng.uniform(*draw.logarithm) * np.log2(1 + share) - share) * np.float32(CONTRAST_HU)
     gain, offset = rng.uniform(*draw.gain), rng.uniform(-draw.offset_hu, draw.offset_hu)
     return np.asarray(hu_3vu * gain + offset, dtype=np.float32)

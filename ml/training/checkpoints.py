@@ -1,4 +1,4 @@
-"""Atomic, complete checkpoints: weights, averaged weights, optimiser, step and random state."""
+"""Atomic, complete checkpoints: weights, averaged weights, optimiser, loss scale, step and random state."""
 
 from __future__ import annotations
 
@@ -9,16 +9,26 @@ from typing import Any
 import torch
 
 from ml.errors import TrainingError
+from ml.training.journal import AFTER_FULL_DISK
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Temporary file, fsync, rename; the one before stays as `<name>.previous`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Temporary file, fsync, rename; the one before stays as `<name>.previous`.
+
+    Raises:
+        TrainingError: it could not be written; what was there is untouched.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch's writer turns what the file says into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise TrainingError(f"the checkpoint cannot be written ({why}); {AFTER_FULL_DISK}") from error
     if path.exists():
         path.replace(path.with_name(path.name + ".previous"))
     temporary.replace(path)

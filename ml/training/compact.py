@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,21 @@ from ml.bundle import Bundle, BundleConfig, identify, load_bundle, write_bundle
 from ml.config import COMPACT_PREPROCESSING, Provenance
 from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
-from ml.training.augmentation import Augmentation
+from ml.progress import Stage
+from ml.provenance import present_commit
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate, evaluate_on_phantoms, with_calibration
 from ml.training.exams import simulate_exams
-from ml.training.loop import Schedule, train
+from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
-from ml.training.sampler import PatchBatches, Sampling
+from ml.training.recipe import COMPACT_RECIPE, Machine, Span
+from ml.training.sampler import PatchBatches
 from ml.training.shards import make_shards, open_shards
+from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
 TEST_SEEDS_FROM = 2_000_000
 INSTITUTIONS = ("any", "A", "B")
 """Training seeds count from 0; the three ranges never meet."""
-
-Stage = Callable[[str, int], Callable[[str], None]]
-"""Opens a stage (name, number of parts) and returns what is called, with a note, when a part is done."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class CompactRun:
     shards: Path
     seed: int
     exams: int
-    schedule: Schedule
+    steps: int
+    learning_rate: float
+    machine: Machine
     matrix: int
     workers: int
     validation_exams: int
@@ -58,12 +60,12 @@ def run_compact(run: CompactRun, stage: Stage) -> Bundle:
     for seed in make_shards(run.shards, range(run.exams), config, workers=run.workers, matrix=run.matrix):
         tell(f"seed {seed}")
     batches = PatchBatches(
-        open_shards(run.shards, range(run.exams)),
+        [Pool(open_shards(run.shards, range(run.exams)), LABELS)],
         config,
-        sampling=Sampling(),
-        augmentation=Augmentation(),
+        sampling=COMPACT_RECIPE.sampling,
+        augmentation=COMPACT_RECIPE.augmentation,
         seed=run.seed,
-        steps=run.schedule.steps,
+        steps=run.steps,
     )
     torch.manual_seed(run.seed)
     network = PatchFcn(COMPACT)
@@ -78,14 +80,22 @@ def _train_in_rounds(
     run: CompactRun, network: PatchFcn, batches: PatchBatches, stage: Stage
 ) -> dict[str, torch.Tensor]:
     """Rounds of training; each but a fresh network's first begins with a look for what is taken for blood."""
-    steps = run.schedule.steps
-    starts = [steps * number // run.rounds for number in range(run.rounds)] + [steps]
+    recipe = replace(COMPACT_RECIPE, learning_rate=run.learning_rate)
+    starts = [run.steps * number // run.rounds for number in range(run.rounds)] + [run.steps]
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     for first, last in pairwise(starts):
         if first or run.start_from is not None:
             batches.look_at(_lures(run, weights, batches, first, stage))
         tell = stage(f"training to {last}", last - first)
-        weights = train(network, batches, run.schedule, folder=run.out, until=last, progress=_loss_note(tell))
+        weights = train(
+            network,
+            batches,
+            recipe,
+            Span(run.steps, until=last),
+            folder=run.out,
+            machine=run.machine,
+            progress=_loss_note(tell),
+        )
     return weights
 
 
@@ -104,16 +114,9 @@ def _lures(
         judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch.nn.Module.to has it
         tell = stage(f"lures at {step}", len(batches.bleed_free))
         run.out.mkdir(parents=True, exist_ok=True)
-        save_lures(
-            path,
-            find_lures(
-                judge,
-                batches.bleed_free,
-                batches.config,
-                bfloat16=run.schedule.bfloat16,
-                progress=lambda: tell(""),
-            ),
-        )
+        bfloat16 = run.machine.precision == "bfloat16"
+        progress = partial(tell, "")
+        save_lures(path, find_lures(judge, batches.bleed_free, batches.config, bfloat16=bfloat16, progress=progress))
     return load_lures(path)
 
 
@@ -126,7 +129,7 @@ def finish(run: CompactRun, weights: dict[str, torch.Tensor], stage: Stage) -> B
         preprocessing=COMPACT_PREPROCESSING,
         operating_point=UNCALIBRATED_POINT,
         calibration=UNCALIBRATED,
-        provenance=Provenance("simulated", run.command, run.seed, _commit(), run.schedule.steps),
+        provenance=Provenance("simulated", run.command, run.seed, present_commit(), run.steps),
     )
     predictor = Predictor(Bundle(config, identify(config, "not yet written"), weights), device="cpu")
     tell = stage("calibrating", run.validation_exams * len(INSTITUTIONS))
@@ -192,18 +195,3 @@ Probabilities are calibrated on simulated exams with as many bleeding as bleed-f
 
 def _figure(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _commit() -> str:
-    """The commit this was run from, if it was run from a checkout."""
-    try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607 (git is found on the path)
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return asked.stdout.strip()

@@ -1,139 +1,237 @@
-"""The one training loop: batches in, averaged weights out, resumable at every checkpoint."""
+"""The one training loop: batches in, weights out, resumable at every checkpoint, on one device or several."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
 from ml.errors import TrainingError
-from ml.networks.patchfcn import PatchFcn
+from ml.networks.patchfcn import Logits, PatchFcn
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
-from ml.training.losses import loss
-from ml.training.sampler import Batch, PatchBatches
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast."""
-
-    steps: int
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    warm_up_steps: int = 100
-    average_decay: float = 0.995
-    """Of the exponential moving average of the weights, which is what is kept."""
-    checkpoint_steps: int = 200
-    loader_workers: int = 1
-    bfloat16: bool = False
-    """Mixed precision: about twice as fast on CPUs with AVX-512 BF16."""
-
-    def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, then half a cosine to zero."""
-        if step < self.warm_up_steps:
-            return self.learning_rate * (step + 1) / self.warm_up_steps
-        done = (step - self.warm_up_steps) / max(1, self.steps - self.warm_up_steps)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
+from ml.training.distribution import rank, share_batch_norms, world_size
+from ml.training.journal import Journal
+from ml.training.losses import Losses, losses
+from ml.training.recipe import Machine, Recipe, Span
+from ml.training.sampler import Batch, PatchBatches, Step
 
 Progress = Callable[[int, float], None]
 """Called after every step with (steps done, smoothed loss)."""
+
+CHECKPOINT = "checkpoint.pt"
+
+
+class _Joined(nn.Module):
+    """The network on all patches of a step: pixels of every size in one row, classes in another."""
+
+    def __init__(self, network: PatchFcn) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """(all pixels,), (all patches,) logits."""
+        outputs = [self.network(one) for one in images]
+        return torch.cat([one.pixels.flatten() for one in outputs]), torch.cat([one.classes for one in outputs])
+
+
+@dataclass
+class _State:
+    """What changes while a network is trained; all of it is in a checkpoint."""
+
+    network: PatchFcn
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    averaged: dict[str, Tensor]
+    step: int = 0
+    loss: float = math.nan
+    """Smoothed."""
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """Also the random state, for networks that draw."""
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "averaged": self.averaged,
+            "step": self.step,
+            "loss": self.loss,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """The opposite of `to_checkpoint`."""
+        self.network.load_state_dict(kept["network"])
+        self.optimiser.load_state_dict(kept["optimiser"])
+        self.scaler.load_state_dict(kept["scaler"])
+        for name, tensor in self.averaged.items():
+            tensor.copy_(kept["averaged"][name])
+        self.step, self.loss = kept["step"], kept["loss"]
+        torch.set_rng_state(kept["random"])
+        if torch.cuda.is_available() and len(kept["random_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(kept["random_cuda"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is kept of the training: the averaged weights, or the last ones."""
+        return {name: tensor.detach().cpu() for name, tensor in (self.averaged or self.network.state_dict()).items()}
 
 
 def train(
     network: PatchFcn,
     batches: PatchBatches,
-    schedule: Schedule,
+    recipe: Recipe,
+    span: Span,
     *,
     folder: Path,
-    until: int | None = None,
+    machine: Machine | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """Train to the last step of the schedule, or to step `until`, and return the averaged weights.
+    """Train to the end of the span and return the weights that the recipe keeps, on the CPU.
 
-    A run that was stopped goes on from the checkpoint in `folder`.
+    A run that was stopped goes on from the checkpoint in `folder`. Under torchrun, within `process_group`, every
+    process calls this with its own part of the batches; the first one writes.
 
     Raises:
-        TrainingError: the loss is not finite; the last checkpoint is usable.
+        TrainingError: the loss is not finite, a loader worker died or the disk is full; the last checkpoint is usable.
     """
-    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch.nn.Module.to has it
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.weight_decay)
-    averaged = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    step, smoothed = 0, math.nan
-    state = load_checkpoint(folder / "checkpoint.pt")
-    if state is not None:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        averaged, step, smoothed = state["averaged"], state["step"], state["loss"]
-    last = schedule.steps if until is None else until
-    for batch in _loader(batches, range(step, last), schedule):
-        value = _step(network, optimiser, batch, schedule.rate(step), bfloat16=schedule.bfloat16)
-        if not math.isfinite(value):
-            raise TrainingError(f"the loss is not finite at step {step}; the checkpoint before it is kept")
-        smoothed = value if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * value
-        step += 1
-        _average(averaged, network, min(schedule.average_decay, step / (step + 10)))
-        if step % schedule.checkpoint_steps == 0 or step == last:
-            _save(folder, network, optimiser, averaged, step, smoothed)
-        if progress is not None:
-            progress(step, smoothed)
-    return averaged
+    machine = machine or Machine()
+    _prepare(machine)
+    state = _start(network, recipe, machine)
+    kept = load_checkpoint(folder / CHECKPOINT)
+    if kept is not None:
+        state.restore(kept)
+    joined: nn.Module = _Joined(network)
+    if world_size() > 1:
+        joined = DistributedDataParallel(joined, broadcast_buffers=False)
+    with closing(
+        Journal(folder if rank() == 0 else None, first=state.step, tensorboard=machine.tensorboard)
+    ) as journal:
+        for step in _patches(batches, state.step, span.end, machine):
+            rate = recipe.rate(state.step, span)
+            found, norm = _learn(joined, state, step, rate, recipe, machine)
+            value = float(found.sum.detach())
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss is not finite at step {state.step}; the checkpoint before it is kept. Look at the data "
+                    "with that step's number, or lower the learning rate, and run the same command again"
+                )
+            state.loss = value if math.isnan(state.loss) else 0.98 * state.loss + 0.02 * value
+            state.step += 1
+            _average(state, min(recipe.average_decay, state.step / (state.step + 10)))
+            if journal.is_due(state.step):
+                journal.note(state.step, _figures(found, step, rate, norm))
+            if state.step % machine.checkpoint_steps == 0 or state.step == span.end:
+                if rank() == 0:
+                    save_checkpoint(folder / CHECKPOINT, state.to_checkpoint())
+                journal.flush(state.step, state.loss)
+            if progress is not None:
+                progress(state.step, state.loss)
+    return state.weights()
 
 
-def _step(network: PatchFcn, optimiser: torch.optim.Optimizer, batch: Batch, rate: float, *, bfloat16: bool) -> float:
-    for group in optimiser.param_groups:
+def _prepare(machine: Machine) -> None:
+    if machine.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    elif machine.device != "cpu":
+        torch.backends.cudnn.benchmark = True
+
+
+def _start(network: PatchFcn, recipe: Recipe, machine: Machine) -> _State:
+    if world_size() > 1:
+        share_batch_norms(network)
+    network.train().to(machine.device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch.nn.Module.to has it
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(
+            network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    else:
+        optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=recipe.weight_decay)
+    scaler = torch.amp.GradScaler(torch.device(machine.device).type, enabled=machine.precision == "float16")
+    averaged = {}
+    if recipe.average_decay:
+        averaged = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    return _State(network, optimiser, scaler, averaged)
+
+
+def _learn(
+    joined: nn.Module, state: _State, step: Step, rate: float, recipe: Recipe, machine: Machine
+) -> tuple[Losses, Tensor]:
+    """One step of the optimiser; (losses before it, length of the gradient)."""
+    for group in state.optimiser.param_groups:
         group["lr"] = rate
-    images = batch.images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        logits = network(images)
-    value = loss(logits, batch.pixels, batch.classes)
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(value)
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-    optimiser.step()
-    return float(value.detach())
-
-
-def _average(averaged: dict[str, Tensor], network: PatchFcn, decay: float) -> None:
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point():
-                averaged[name].lerp_(tensor, 1 - decay)
-            else:
-                averaged[name].copy_(tensor)
-
-
-def _loader(batches: PatchBatches, steps: range, schedule: Schedule) -> DataLoader[Batch]:
-    return DataLoader(
-        Subset(batches, steps),
-        batch_size=None,
-        num_workers=schedule.loader_workers,
-        prefetch_factor=4 if schedule.loader_workers else None,
+    device = torch.device(machine.device)
+    step = tuple(Batch(*(part.to(device, non_blocking=True) for part in batch)) for batch in step)
+    images = [batch.images.contiguous(memory_format=torch.channels_last) for batch in step]
+    precision = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(machine.precision)
+    with torch.autocast(device.type, precision or torch.bfloat16, enabled=precision is not None):
+        pixels, classes = joined(images)
+    found = losses(
+        Logits(pixels, classes),
+        torch.cat([batch.pixels.flatten() for batch in step]),
+        torch.cat([batch.classes for batch in step]),
+        recipe.loss,
     )
+    state.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(state.scaler.scale(found.sum))
+    state.scaler.unscale_(state.optimiser)
+    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm)
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    return found, norm
 
 
-def _save(
-    folder: Path,
-    network: PatchFcn,
-    optimiser: torch.optim.Optimizer,
-    averaged: dict[str, Tensor],
-    step: int,
-    smoothed: float,
-) -> None:
-    state: dict[str, Any] = {
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "averaged": averaged,
-        "step": step,
-        "loss": smoothed,
+def _figures(found: Losses, step: Step, rate: float, norm: Tensor) -> dict[str, float]:
+    """What the journal notes of a step; the shares are of this process's patches."""
+    patches = torch.cat([batch.classes for batch in step])
+    pixels = torch.cat([batch.pixels.flatten() for batch in step])
+    return {
+        "loss": float(found.sum.detach()),
+        "loss_pixels": float(found.pixels.detach()),
+        "loss_classes": float(found.classes.detach()),
+        "learning_rate": rate,
+        "gradient": float(norm),
+        "positive_patches": float(patches.mean()),
+        "positive_pixels": float((pixels == 1).float().mean()),
     }
-    save_checkpoint(folder / "checkpoint.pt", state)
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, "loss": round(smoothed, 5)}) + "\n")
+
+
+def _average(state: _State, decay: float) -> None:
+    with torch.no_grad():
+        for name, tensor in state.network.state_dict().items() if state.averaged else ():
+            if tensor.is_floating_point():
+                state.averaged[name].lerp_(tensor, 1 - decay)
+            else:
+                state.averaged[name].copy_(tensor)
+
+
+def _patches(batches: PatchBatches, first: int, last: int, machine: Machine) -> Iterator[Step]:
+    """The steps from `first`; a worker that dies or hangs is an error here, at the step that it leaves undone."""
+    workers = machine.loader_workers
+    loader = DataLoader(
+        Subset(batches, range(first, last)),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        timeout=machine.loader_timeout_s if workers else 0,
+        pin_memory=machine.device != "cpu",
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that makes patches died or hung ({str(error).splitlines()[0]}); the last checkpoint is usable. "
+            "Most often memory ran out: run the same command again with fewer --loader-workers, or 0"
+        ) from error

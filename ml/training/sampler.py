@@ -1,11 +1,11 @@
 """Which patches a step is made of. Every patch is a function of (seed, step, place in the batch): a run that
-resumes at a step sees what it would have seen, whatever the number of loader processes.
+resumes at a step sees what it would have seen, whatever the number of loader processes and devices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,105 +16,206 @@ from torch.utils.data import Dataset
 
 from ml.config import Preprocessing
 from ml.inference.preprocessing import to_channels
-from ml.training.augmentation import IGNORE, Augmentation, augment
+from ml.labels import IGNORE
+from ml.training.augmentation import Augmentation, augment
 from ml.training.lures import Lure
+from ml.training.recipe import Sampling
 from ml.training.shards import ExamShard
+from ml.training.targets import Indices, Pool
 
 TISSUE_HU = -200
 
+F32Array = npt.NDArray[np.float32]
+U8Array = npt.NDArray[np.uint8]
+Place = npt.NDArray[np.float64]
+Patch = tuple[F32Array, U8Array, float]
+"""(C, H, W) image, (H, W) target, class label."""
+
 
 class Batch(NamedTuple):
-    """Patches and their labels."""
+    """Patches of one size and their labels."""
 
     images: Tensor
     """(N, C, H, W) float32."""
     pixels: Tensor
     """(N, H, W) uint8: 0, 1 or IGNORE."""
     classes: Tensor
-    """(N,) float32: 1 where any pixel is positive (paper section 2.2)."""
+    """(N,) float32: 1 where any pixel is positive (paper section 2.2), or the label of the whole image."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """The mix of a batch."""
-
-    batch: int = 16
-    patch: int = 160
-    positive: float = 0.5
-    """Share of patches drawn around blood; the others come from any place of any exam, mostly bleed-free ones."""
-    bleed_free: float = 0.6
-    """Share of those others that come from exams without blood."""
-    lures: float = 0.5
-    """Share of those others that show a lure, where lures are known."""
+Step = tuple[Batch, ...]
+"""The patches of one step: one batch, or two where one pool gives whole images."""
 
 
-class PatchBatches(Dataset[Batch]):
-    """Item `i` is the batch of step `i`."""
+class PatchBatches(Dataset[Step]):
+    """Item `i` holds the patches of step `i`: those of the first pool, then those of the second."""
 
     def __init__(
         self,
-        exams: Sequence[ExamShard],
+        pools: Sequence[Pool],
         config: Preprocessing,
         *,
         sampling: Sampling,
         augmentation: Augmentation,
         seed: int,
         steps: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        """`part` (r, n): the places r, r + n, ... of every batch, for process r of n.
+
+        Raises ValueError where the labelled pool lacks what the sampling asks for.
+        """
         self.config, self.sampling, self.augmentation = config, sampling, augmentation
-        self.seed, self.steps = seed, steps
-        self.by_name = {exam.folder.name: exam for exam in exams}
-        self.lures: list[Lure] = []
-        self.reach = np.zeros(0)
-        self.bleeding = [exam for exam in exams if len(exam.positive_slices)]
-        self.bleed_free = [exam for exam in exams if not len(exam.positive_slices)]
-        if not self.bleeding or not self.bleed_free:
+        self.seed, self.steps, self.part = seed, steps, part
+        if len(pools) not in (1, 2):
+            raise ValueError(f"a batch is drawn from one or two pools, not {len(pools)}")
+        self.drawers = [_Drawer(pool, number, sampling, seed) for number, pool in enumerate(pools)]
+        first = self.drawers[0]
+        if sampling.bleed_free is not None and not (first.bleeding and first.bleed_free):
             raise ValueError("training needs exams with and without blood")
 
+    @property
+    def bleed_free(self) -> list[ExamShard]:
+        """The exams without blood of the first pool."""
+        return [self.drawers[0].pool.exams[number] for number in self.drawers[0].bleed_free]
+
     def look_at(self, lures: Sequence[Lure]) -> None:
-        """From now on show these lures, each as often as it weighs."""
-        self.lures = list(lures)
-        self.reach = np.cumsum([lure.weight for lure in lures])
+        """From now on show these lures of the first pool, each as often as it weighs."""
+        self.drawers[0].look_at(lures)
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Batch:
-        patches = [
-            self._patch(np.random.default_rng((self.seed, step, place)), place) for place in range(self.sampling.batch)
-        ]
-        images, pixels = (np.stack(part) for part in zip(*patches, strict=True))
-        positive = (pixels == 1).any(axis=(1, 2)).astype(np.float32)
-        return Batch(torch.from_numpy(images), torch.from_numpy(pixels), torch.from_numpy(positive))
+    def __getitem__(self, step: int) -> Step:
+        rank, ranks = self.part
+        sizes: dict[int, list[Patch]] = {}
+        place = 0
+        for drawer, (first, count) in zip(self.drawers, self.shares(step), strict=True):
+            for number in range(count):
+                if place % ranks == rank:
+                    rng = np.random.default_rng((self.seed, step, place))
+                    patch = self._patch(drawer, rng, number, count, first)
+                    sizes.setdefault(len(patch[1]), []).append(patch)
+                place += 1
+        return tuple(_stack(patches) for patches in sizes.values())
 
-    def _patch(self, rng: np.random.Generator, place: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-        """(C, H, W) and (H, W)."""
-        around_blood = place < round(self.sampling.batch * self.sampling.positive)
+    def shares(self, step: int) -> list[tuple[int, int]]:
+        """(patches drawn before this step, patches of this step) of every pool.
+
+        16 patches at 0.6 are 9.6: steps have 9 or 10, so that any number of steps has its share to the nearest patch.
+        """
+        batch = self.sampling.batch
+        if len(self.drawers) == 1:
+            return [(step * batch, batch)]
+        before, after = (round(one * batch * self.sampling.labelled_share) for one in (step, step + 1))
+        return [(before, after - before), (step * batch - before, batch - (after - before))]
+
+    def _patch(self, drawer: _Drawer, rng: np.random.Generator, number: int, count: int, first: int) -> Patch:
         jitter = rng.uniform(-0.35, 0.35, size=2) * self.sampling.patch
-        if around_blood:
-            exam = self.bleeding[rng.integers(len(self.bleeding))]
-            below, middle, above = exam.neighbours[int(rng.choice(exam.positive_slices))]
-            spots = np.argwhere(exam.blood[middle])
-            centre = spots[rng.integers(len(spots))] + jitter
-        elif self.lures and rng.random() < self.sampling.lures:
-            drawn = min(int(np.searchsorted(self.reach, rng.uniform(0, self.reach[-1]))), len(self.lures) - 1)
-            lure = self.lures[drawn]
-            exam = self.by_name[lure.exam]
-            below, middle, above = exam.neighbours[lure.index]
-            centre = np.array([lure.v, lure.u]) + jitter
-        else:
-            exams = self.bleed_free if rng.random() < self.sampling.bleed_free else self.bleeding
-            exam = exams[rng.integers(len(exams))]
-            below, middle, above = exam.neighbours[rng.integers(len(exam.neighbours))]
-            spots = np.argwhere(exam.hu[middle, ::8, ::8] > TISSUE_HU) * 8
-            if not len(spots):
-                spots = np.array([[self.config.size // 2, self.config.size // 2]])
-            centre = spots[rng.integers(len(spots))]
+        around_blood = number < round(count * self.sampling.positive)
+        choice = drawer.draw(rng, first + number, around_blood=around_blood)
+        exam, targets = choice.exam, drawer.pool.targets
+        below, middle, above = exam.neighbours[choice.row]
         stack = np.stack([exam.hu[below], exam.hu[middle], exam.hu[above]]).astype(np.float32)
-        hu, target = augment(
-            stack, exam.blood[middle], (centre[0], centre[1]), self.sampling.patch, self.augmentation, rng
-        )
-        return to_channels(hu[None], self.config)[0], target
+        target = targets.pixels(exam, choice.row)
+        if drawer.pool.whole:
+            size, centre = self.config.size, np.full(2, (self.config.size - 1) / 2)
+        else:
+            size, centre = self.sampling.patch, self._centre(choice, stack[1], target, jitter, rng)
+        hu, pixels = augment(stack, target, (centre[0], centre[1]), size, self.augmentation, rng)
+        label = targets.image_label(exam, choice.row)
+        positive = float((pixels == 1).any()) if label is None else label
+        return to_channels(hu[None], self.config)[0], pixels, positive
+
+    def _centre(
+        self, choice: Choice, hu_vu: F32Array, target_vu: U8Array, jitter: Place, rng: np.random.Generator
+    ) -> Place:
+        """Of a patch, as (v, u): at its lure, around blood, anywhere in the image, or anywhere in the head."""
+        size = self.config.size
+        if choice.spot is not None:
+            return np.asarray(np.array(choice.spot) + jitter, dtype=np.float64)
+        if self.sampling.bleed_free is None and not choice.around_blood:  # the RandomCrop of fyu/drn
+            half = min(self.sampling.patch, size) / 2
+            v, u = rng.uniform(half, size - half, size=2)
+            return np.array([v, u])
+        spots = np.argwhere(target_vu == 1) if choice.around_blood else np.argwhere(hu_vu[::8, ::8] > TISSUE_HU) * 8
+        if not len(spots):
+            spots = np.array([[size // 2, size // 2]])
+        centre = spots[rng.integers(len(spots))].astype(np.float64)
+        return np.asarray(centre + jitter if choice.around_blood else centre, dtype=np.float64)
 
 
-__all__ = ["IGNORE", "Batch", "PatchBatches", "Sampling"]
+class Choice(NamedTuple):
+    """A slice to show."""
+
+    exam: ExamShard
+    row: int
+    """Of the exam's `neighbours`."""
+    around_blood: bool = False
+    spot: tuple[int, int] | None = None
+    """Where to look at it, as (v, u)."""
+
+
+class _Drawer:
+    """Chooses slices of one pool."""
+
+    def __init__(self, pool: Pool, number: int, sampling: Sampling, seed: int) -> None:
+        self.pool, self.sampling, self.seed = pool, sampling, (seed, number)
+        needs_kinds = sampling.positive > 0 or sampling.bleed_free is not None
+        positive = [pool.targets.positive_slices(exam) for exam in pool.exams] if needs_kinds else []
+        self.bleeding = [number for number, slices in enumerate(positive) if len(slices)]
+        self.bleed_free = [number for number, slices in enumerate(positive) if not len(slices)]
+        self.positive = positive
+        self.slices = pool.slices()
+        if not len(self.slices[0]):
+            raise ValueError("there is no slice to learn from")
+        self._starts = np.searchsorted(self.slices[0], np.arange(len(pool.exams) + 1))
+        used = np.flatnonzero(np.diff(self._starts)).tolist()
+        kinds = (self.bleed_free, self.bleeding)
+        self._kinds = [sorted({*kind} & {*used}) or used for kind in kinds]
+        self._by_name = {exam.folder.name: exam for exam in pool.exams}
+        self.look_at(())
+
+    def look_at(self, lures: Sequence[Lure]) -> None:
+        """See PatchBatches."""
+        self._lures = list(lures)
+        self._reach = np.cumsum([lure.weight for lure in lures])
+
+    def draw(self, rng: np.random.Generator, turn: int, *, around_blood: bool) -> Choice:
+        """`turn` counts the draws from this pool."""
+        if around_blood and self.bleeding:
+            which = self.bleeding[rng.integers(len(self.bleeding))]
+            return Choice(self.pool.exams[which], int(rng.choice(self.positive[which])), around_blood=True)
+        if self._lures and rng.random() < self.sampling.lures:
+            drawn = int(np.searchsorted(self._reach, rng.uniform(0, self._reach[-1])))
+            lure = self._lures[min(drawn, len(self._lures) - 1)]
+            return Choice(self._by_name[lure.exam], lure.index, spot=(lure.v, lure.u))
+        if self.sampling.bleed_free is None:
+            number = self._order(turn // len(self.slices[0]))[turn % len(self.slices[0])]
+            which, index = (int(one[number]) for one in self.slices)
+            return Choice(self.pool.exams[which], index)
+        kind = self._kinds[0 if rng.random() < self.sampling.bleed_free else 1]
+        which = kind[rng.integers(len(kind))]
+        first, last = self._starts[which], self._starts[which + 1]
+        return Choice(self.pool.exams[which], int(self.slices[1][rng.integers(first, last)]))
+
+    def _order(self, epoch: int) -> Indices:
+        """The slices of one epoch, each once."""
+        return _shuffled((*self.seed, epoch), len(self.slices[0]))
+
+
+@lru_cache(maxsize=4)
+def _shuffled(seed: tuple[int, ...], count: int) -> Indices:
+    return np.random.default_rng(seed).permutation(count)
+
+
+def _stack(patches: list[Patch]) -> Batch:
+    images, pixels, classes = zip(*patches, strict=True)
+    return Batch(
+        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(np.stack(pixels)),
+        torch.tensor(classes, dtype=torch.float32),
+    )
+
+
+__all__ = ["IGNORE", "Batch", "PatchBatches", "Step"]

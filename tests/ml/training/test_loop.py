@@ -1,5 +1,6 @@
 """The loop learns, stops safely and resumes exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,48 +10,59 @@ from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
 from ml.training.augmentation import Augmentation
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
-from ml.training.loop import Schedule, train
-from ml.training.sampler import PatchBatches, Sampling
+from ml.training.loop import CHECKPOINT, train
+from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, Recipe, Sampling, Span
+from ml.training.sampler import PatchBatches
 from ml.training.shards import ExamShard
+from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
+
+RECIPE = replace(COMPACT_RECIPE, warm_up_steps=2, sampling=Sampling(batch=4, patch=32))
+MACHINE = Machine(checkpoint_steps=2, loader_workers=0, tensorboard=False)
+
+
+def batches(exams: list[ExamShard], sampling: Sampling, *, steps: int = 8, seed: int = 5) -> PatchBatches:
+    """Of these exams alone."""
+    return PatchBatches(
+        [Pool(exams, LABELS)],
+        TINY_PREPROCESSING,
+        sampling=sampling,
+        augmentation=Augmentation(),
+        seed=seed,
+        steps=steps,
+    )
 
 
 def run(
-    exams: list[ExamShard], folder: Path, *, until: int, losses: list[float] | None = None
+    exams: list[ExamShard], folder: Path, *, until: int, recipe: Recipe = RECIPE, machine: Machine = MACHINE
 ) -> dict[str, torch.Tensor]:
     """Train a tiny network for 8 steps, or stop after `until` of them."""
 
     class Stopped(Exception):
         pass
 
-    def progress(step: int, value: float) -> None:
-        if losses is not None:
-            losses.append(value)
-        if step == until < schedule.steps:
+    def progress(step: int, _: float) -> None:
+        if step == until < 8:
             raise Stopped
 
-    schedule = Schedule(8, checkpoint_steps=2, loader_workers=0, warm_up_steps=2)
     torch.manual_seed(0)
     network = PatchFcn(TINY_NETWORK)
-    batches = PatchBatches(
-        exams,
-        TINY_PREPROCESSING,
-        sampling=Sampling(batch=4, patch=32),
-        augmentation=Augmentation(),
-        seed=5,
-        steps=schedule.steps,
-    )
+    drawn = batches(exams, recipe.sampling)
     try:
-        return train(network, batches, schedule, folder=folder, progress=progress)
+        return train(network, drawn, recipe, Span(8, 4), folder=folder, machine=machine, progress=progress)
     except Stopped:
         return {}
 
 
-def test_stopping_and_resuming_gives_bitwise_the_same_weights(exams: list[ExamShard], tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", [COMPACT_RECIPE, PAPER_RECIPE], ids=["compact", "paper"])
+def test_stopping_and_resuming_gives_bitwise_the_same_weights(
+    base: Recipe, exams: list[ExamShard], tmp_path: Path
+) -> None:
     """Stopped one step after a checkpoint: that step is done again."""
-    whole = run(exams, tmp_path / "whole", until=8)
-    run(exams, tmp_path / "stopped", until=5)
-    resumed = run(exams, tmp_path / "stopped", until=8)
+    recipe = replace(base, sampling=replace(base.sampling, batch=4, patch=32), decay_every_epochs=1)
+    whole = run(exams, tmp_path / "whole", until=8, recipe=recipe)
+    run(exams, tmp_path / "stopped", until=5, recipe=recipe)
+    resumed = run(exams, tmp_path / "stopped", until=8, recipe=recipe)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -58,18 +70,27 @@ def test_stopping_and_resuming_gives_bitwise_the_same_weights(exams: list[ExamSh
 def test_the_loss_falls(exams: list[ExamShard], tmp_path: Path) -> None:
     """On bright squares in dark discs."""
     torch.manual_seed(0)
-    batches = PatchBatches(
-        exams,
-        TINY_PREPROCESSING,
-        sampling=Sampling(batch=8, patch=32),
-        augmentation=Augmentation(),
-        seed=1,
-        steps=60,
-    )
+    recipe = replace(RECIPE, learning_rate=1e-2, warm_up_steps=5, sampling=Sampling(batch=8, patch=32))
     values: list[float] = []
-    schedule = Schedule(60, learning_rate=1e-2, warm_up_steps=5, loader_workers=0)
-    train(PatchFcn(TINY_NETWORK), batches, schedule, folder=tmp_path, progress=lambda _, value: values.append(value))
+    train(
+        PatchFcn(TINY_NETWORK),
+        batches(exams, recipe.sampling, steps=60, seed=1),
+        recipe,
+        Span(60),
+        folder=tmp_path,
+        machine=MACHINE,
+        progress=lambda _, value: values.append(value),
+    )
     assert values[-1] < 0.7 * values[0]
+
+
+def test_a_recipe_without_averaging_keeps_the_last_weights(exams: list[ExamShard], tmp_path: Path) -> None:
+    """The paper's: what the checkpoint holds is what comes back."""
+    recipe = replace(PAPER_RECIPE, sampling=replace(PAPER_RECIPE.sampling, batch=4, patch=32))
+    weights = run(exams, tmp_path, until=8, recipe=recipe)
+    kept = load_checkpoint(tmp_path / CHECKPOINT)
+    assert kept is not None
+    assert all(torch.equal(kept["network"][name], tensor) for name, tensor in weights.items())
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_kept(exams: list[ExamShard], tmp_path: Path) -> None:
@@ -99,8 +120,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     """Half a cosine after the warm-up."""
-    schedule = Schedule(1000, learning_rate=1.0, warm_up_steps=100)
-    assert schedule.rate(0) == pytest.approx(0.01)
-    assert schedule.rate(99) == schedule.rate(100) == 1.0
-    assert schedule.rate(550) == pytest.approx(0.5)
-    assert schedule.rate(1000) == pytest.approx(0.0)
+    recipe, span = replace(COMPACT_RECIPE, learning_rate=1.0, warm_up_steps=100), Span(1000)
+    assert recipe.rate(0, span) == pytest.approx(0.01)
+    assert recipe.rate(99, span) == recipe.rate(100, span) == 1.0
+    assert recipe.rate(550, span) == pytest.approx(0.5)
+    assert recipe.rate(1000, span) == pytest.approx(0.0)

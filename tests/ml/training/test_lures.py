@@ -12,8 +12,10 @@ from ml.data.shards import open_exam
 from ml.networks.patchfcn import Logits
 from ml.training.augmentation import Augmentation
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
-from ml.training.sampler import PatchBatches, Sampling
+from ml.training.recipe import Sampling
+from ml.training.sampler import PatchBatches
 from ml.training.shards import ExamShard
+from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_PREPROCESSING
 
 BRIGHT_AT = (40, 20)
@@ -64,7 +66,7 @@ def test_half_of_the_patches_without_blood_show_lures(exams: list[ExamShard], fr
 
     def share(lures: list[Lure]) -> float:
         batches = PatchBatches(
-            [*[exam for exam in exams if len(exam.positive_slices)], *free],
+            [Pool([*[exam for exam in exams if len(exam.positive_slices)], *free], LABELS)],
             TINY_PREPROCESSING,
             sampling=Sampling(batch=8, patch=32, positive=0.0, bleed_free=1.0),
             augmentation=Augmentation(),
@@ -72,7 +74,7 @@ def test_half_of_the_patches_without_blood_show_lures(exams: list[ExamShard], fr
             steps=30,
         )
         batches.look_at(lures)
-        bright = [(batches[step].images[:, 1] > 0.5).sum(dim=(1, 2)) > 4 for step in range(30)]
+        bright = [(batches[step][0].images[:, 1] > 0.5).sum(dim=(1, 2)) > 4 for step in range(30)]
         return float(torch.cat(bright).float().mean())
 
     assert share([]) < 0.3

@@ -4,17 +4,33 @@ import numpy as np
 import pytest
 import torch
 
-from ml.training.augmentation import IGNORE, Augmentation, augment, change_contrast
-from ml.training.sampler import PatchBatches, Sampling
+from ml.labels import IGNORE
+from ml.training.augmentation import Augmentation, augment, change_contrast
+from ml.training.recipe import PAPER_AUGMENTATION, Sampling
+from ml.training.sampler import Batch, PatchBatches
 from ml.training.shards import ExamShard
+from ml.training.targets import LABELS, ImageLabels, Pool
 from tests.ml.conftest import TINY_PREPROCESSING
 
 SAMPLING = Sampling(batch=8, patch=32)
 
 
-def batches(exams: list[ExamShard], *, seed: int = 0) -> PatchBatches:
+PAPER_LIKE = Sampling(batch=16, patch=32, labelled_share=0.6, positive=0.0, bleed_free=None)
+
+
+def batches(exams: list[ExamShard], *, seed: int = 0) -> list[Batch]:
     """Four steps of eight small patches."""
-    return PatchBatches(exams, TINY_PREPROCESSING, sampling=SAMPLING, augmentation=Augmentation(), seed=seed, steps=4)
+    drawn = draw([Pool(exams, LABELS)], SAMPLING, seed=seed, steps=4)
+    return [batch for step in range(4) for batch in drawn[step]]
+
+
+def draw(
+    pools: list[Pool], sampling: Sampling, *, seed: int = 0, steps: int = 10, part: tuple[int, int] = (0, 1)
+) -> PatchBatches:
+    """Batches of these pools."""
+    return PatchBatches(
+        pools, TINY_PREPROCESSING, sampling=sampling, augmentation=Augmentation(), seed=seed, steps=steps, part=part
+    )
 
 
 def test_a_batch_has_the_stated_shapes_and_values(exams: list[ExamShard]) -> None:
@@ -39,6 +55,69 @@ def test_a_step_is_the_same_whenever_it_is_drawn(exams: list[ExamShard]) -> None
     assert torch.equal(one.images, two.images)
     assert not torch.equal(one.images, batches(exams)[3].images)
     assert not torch.equal(one.images, batches(exams, seed=1)[2].images)
+
+
+def test_every_minibatch_is_mixed_as_the_paper_says(exams: list[ExamShard]) -> None:
+    """0.6 of 16 patches are 9.6: 9 or 10 of every batch from the labelled pool, and 0.6 of all of them."""
+    drawn = draw([Pool(exams[:2], LABELS), Pool(exams[2:], LABELS)], PAPER_LIKE, steps=1000)
+    shares = [drawn.shares(step) for step in range(1000)]
+    assert all([count for _, count in one] in ([9, 7], [10, 6]) for one in shares)
+    assert sum(one[0][1] for one in shares) == 9600
+    assert all(one[0][0] == sum(earlier[0][1] for earlier in shares[:step]) for step, one in enumerate(shares[:50]))
+
+
+def test_the_second_pool_gives_its_patches(exams: list[ExamShard]) -> None:
+    """Of every batch, behind those of the labelled pool: here the only ones with blood."""
+    drawn = draw([Pool(exams[1::2], LABELS), Pool(exams[::2], LABELS)], PAPER_LIKE)
+    for step in range(10):
+        (batch,) = drawn[step]
+        assert not batch.classes[: drawn.shares(step)[0][1]].any()
+    assert torch.cat([drawn[step][0].classes for step in range(10)]).any()
+
+
+def test_an_epoch_shows_every_slice_once(exams: list[ExamShard]) -> None:
+    """4 exams of 4 slices are the 16 patches of one step, in another order in the next."""
+    drawer = draw([Pool(exams, LABELS)], PAPER_LIKE).drawers[0]
+    rng = np.random.default_rng(0)
+    epochs = [[drawer.draw(rng, 16 * epoch + turn, around_blood=False) for turn in range(16)] for epoch in range(2)]
+    named = [[(exam.exam, index) for exam, index, *_ in epoch] for epoch in epochs]
+    assert all(len(set(epoch)) == 16 for epoch in named)
+    assert named[0] != named[1]
+
+
+def test_whole_images_are_a_batch_of_their_own(exams: list[ExamShard]) -> None:
+    """The image-slice oracle: the image is the patch, its label that of the curators, its pixels unknown."""
+    drawn = draw([Pool(exams, LABELS), Pool(exams, ImageLabels(), whole=True)], PAPER_LIKE)
+    labels = []
+    for step in range(10):
+        patches, images = drawn[step]
+        assert patches.images.shape[2:] == (32, 32)
+        assert images.images.shape[2:] == (64, 64)
+        assert (images.pixels == IGNORE).all()
+        assert len(patches.images) + len(images.images) == 16
+        labels += images.classes.tolist()
+    assert np.mean(labels) == pytest.approx(0.25, abs=0.1)  # two of four slices of two of four exams
+
+
+def test_processes_share_one_batch(exams: list[ExamShard]) -> None:
+    """Two processes draw, between them, the patches that one would."""
+    pools = [Pool(exams, LABELS), Pool(exams, LABELS)]
+    (whole,) = draw(pools, PAPER_LIKE)[3]
+    (first,), (second,) = (draw(pools, PAPER_LIKE, part=(rank, 2))[3] for rank in range(2))
+    assert torch.equal(whole.images[::2], first.images)
+    assert torch.equal(whole.images[1::2], second.images)
+
+
+def test_ignored_pixels_stay_ignored_through_every_transform(exams: list[ExamShard]) -> None:
+    """A value between 0 and ignore would be a label: resampling of targets takes the nearest."""
+    rng = np.random.default_rng(0)
+    hu = rng.normal(30, 5, (3, 64, 64)).astype(np.float32)
+    target = rng.choice(np.array([0, 1, IGNORE], dtype=np.uint8), (64, 64))
+    for augmentation in (Augmentation(), PAPER_AUGMENTATION):
+        for seed in range(20):
+            _, patch = augment(hu, target, (32, 32), 48, augmentation, np.random.default_rng(seed))
+            assert set(np.unique(patch).tolist()) <= {0, 1, IGNORE}
+            assert 0.25 < (patch == IGNORE).mean() < 0.7
 
 
 def test_training_needs_exams_of_both_kinds(exams: list[ExamShard]) -> None:

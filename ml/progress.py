@@ -1,0 +1,36 @@
+"""How long work shows how far it is: a bar per stage on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+errors = Console(stderr=True)
+
+Stage = Callable[[str, int], Callable[[str], None]]
+"""Opens a stage (name, number of parts) and returns what is called, with a note, when a part is done."""
+
+
+@contextmanager
+def stages() -> Iterator[Stage]:
+    """Opens stages, one after the other, as bars on the terminal; one line per stage where there is none."""
+    columns = (
+        TextColumn("{task.description:18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=errors) as bars:
+
+        def stage(name: str, total: int) -> Callable[[str], None]:
+            for earlier in bars.task_ids:
+                bars.update(earlier, completed=bars.tasks[earlier].total)
+            task = bars.add_task(name, total=total, note="")
+            return lambda note: bars.update(task, advance=1, note=note)
+
+        yield stage

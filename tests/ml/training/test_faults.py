@@ -1,0 +1,160 @@
+"""Whatever stops a run, it says so, and the run goes on from its last checkpoint as if nothing had been."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from ml.errors import TrainingError
+from ml.networks.patchfcn import PatchFcn
+from ml.training.augmentation import Augmentation
+from ml.training.checkpoints import load_checkpoint
+from ml.training.loop import CHECKPOINT, train
+from ml.training.recipe import Machine, Span
+from ml.training.sampler import PatchBatches, Step
+from ml.training.shards import ExamShard
+from ml.training.targets import LABELS, Pool
+from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
+from tests.ml.training.trainee import RECIPE, run
+
+TRAINEE = Path(__file__).with_name("trainee.py")
+REPO = Path(__file__).parents[3]
+STEPS = 8
+
+
+def batches(exams: list[ExamShard], *, steps: int = STEPS) -> PatchBatches:
+    """Crops of these exams."""
+    return PatchBatches(
+        [Pool(exams, LABELS)],
+        TINY_PREPROCESSING,
+        sampling=RECIPE.sampling,
+        augmentation=Augmentation(),
+        seed=0,
+        steps=steps,
+    )
+
+
+def go(drawn: PatchBatches, folder: Path, *, steps: int = STEPS, **options: object) -> dict[str, torch.Tensor]:
+    """Train a tiny network from the seed, or from what is in the folder."""
+    torch.manual_seed(0)
+    machine = Machine(checkpoint_steps=2, loader_workers=0, tensorboard=False)
+    return train(PatchFcn(TINY_NETWORK), drawn, RECIPE, Span(steps), folder=folder, machine=machine, **options)  # type: ignore[arg-type]
+
+
+def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    """Bit by bit."""
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_killed_process_resumes_to_bitwise_the_same_weights(exams: list[ExamShard], tmp_path: Path) -> None:
+    """SIGKILL in the middle of a step that no checkpoint knows of."""
+    shards, killed, whole = exams[0].folder.parent, tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, str(TRAINEE), str(shards), str(killed), str(STEPS)]
+    with subprocess.Popen(
+        command, cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("5 "):
+                process.send_signal(signal.SIGKILL)
+                break
+        assert process.wait() == -signal.SIGKILL
+    kept = load_checkpoint(killed / CHECKPOINT)
+    assert kept is not None
+    assert kept["step"] in (4, 6)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert equal(run(shards, killed, STEPS), run(shards, whole, STEPS))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_two_processes_train_as_one(exams: list[ExamShard], tmp_path: Path) -> None:
+    """torchrun with two processes on the CPU: losses and weights of one process with the whole batch, to rounding."""
+    shards, alone, both = exams[0].folder.parent, tmp_path / "alone", tmp_path / "both"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    printed = {}
+    for out, start in ((alone, [sys.executable]), (both, torchrun)):
+        done = subprocess.run(
+            [*start, str(TRAINEE), str(shards), str(out), "4"],
+            cwd=REPO,
+            env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [line.split() for line in done.stdout.splitlines()]
+        printed[out] = {int(step): float(loss) for step, loss in lines}
+    assert len(printed[alone]) == 4
+    assert printed[both] == pytest.approx(printed[alone], abs=2e-5)
+    one_weights, two_weights = (torch.load(out / "weights.pt") for out in (alone, both))
+    assert one_weights.keys() == two_weights.keys()
+    for name, tensor in one_weights.items():
+        assert torch.allclose(tensor.float(), two_weights[name].float(), atol=2e-3), name
+
+
+def test_a_dead_loader_process_stops_the_run(exams: list[ExamShard], tmp_path: Path) -> None:
+    """Killed as by the kernel when memory runs out; the run goes on without it."""
+
+    def kill(step: int, _: float) -> None:
+        if step == 4:
+            for child in psutil.Process().children():
+                if "resource_tracker" not in " ".join(child.cmdline()):
+                    child.kill()
+
+    torch.manual_seed(0)
+    machine = Machine(checkpoint_steps=2, loader_workers=1, tensorboard=False)
+    drawn = batches(exams, steps=40)
+    with pytest.raises(TrainingError, match=r"last checkpoint is usable.*--loader-workers"):
+        train(PatchFcn(TINY_NETWORK), drawn, RECIPE, Span(40), folder=tmp_path / "run", machine=machine, progress=kill)
+    kept = load_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert kept is not None
+    assert 4 <= kept["step"] < 40
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(exams: list[ExamShard], tmp_path: Path) -> None:
+    """No file may grow past 8 KB after step 5: the checkpoint of step 6 fails, that of step 4 stays."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int, _: float) -> None:
+        if step == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+
+    try:
+        with pytest.raises(TrainingError, match=r"cannot be written.*free space and run the same command again"):
+            go(batches(exams), tmp_path / "run", progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept = load_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert kept is not None
+    assert kept["step"] == 4
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert equal(go(batches(exams), tmp_path / "run"), go(batches(exams), tmp_path / "whole"))
+
+
+def test_a_poisoned_batch_stops_the_run_and_keeps_the_checkpoint(exams: list[ExamShard], tmp_path: Path) -> None:
+    """NaN at step 5: the error names the step; without the poison the run goes on from step 4."""
+
+    class Poisoned(PatchBatches):
+        def __getitem__(self, step: int) -> Step:
+            drawn = super().__getitem__(step)
+            if step == 5:
+                drawn[0].images[0, 0, 0, 0] = float("nan")
+            return drawn
+
+    drawn = batches(exams)
+    drawn.__class__ = Poisoned
+    with pytest.raises(TrainingError, match="not finite at step 5"):
+        go(drawn, tmp_path / "run")
+    kept = load_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert kept is not None
+    assert kept["step"] == 4
+    assert equal(go(batches(exams), tmp_path / "run"), go(batches(exams), tmp_path / "whole"))
