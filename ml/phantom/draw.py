@@ -11,6 +11,7 @@ from ml.labels import Subtype
 from ml.phantom.draw_scanner import draw_scanner
 from ml.phantom.spec import (
     Bleed,
+    Blow,
     BrainSpec,
     Calcification,
     Collection,
@@ -329,6 +330,24 @@ def _masses(rng: np.random.Generator) -> tuple[Mass, ...]:
     return (Mass(_spot(rng), (size, size * 1.1, size * 0.9), float(rng.uniform(34, 46)), float(rng.uniform(0, 8))),)
 
 
+def _blows(seed: int, *, bleeding: bool) -> tuple[Blow, ...]:
+    """Swellings of the scalp, many with a crack below; a stream of their own, so that the rest of a seed stays."""
+    rng = np.random.default_rng([seed, 12])
+    if rng.random() >= (0.45 if bleeding else 0.25):
+        return ()
+    return tuple(
+        Blow(
+            _direction(rng, y=(-60, 65), z=(-15, 60), side=float(rng.choice([-1.0, 1.0]))),
+            float(rng.uniform(3, 14)),
+            float(rng.uniform(18, 45)),
+            float(rng.uniform(40, 78)),
+            float(rng.uniform(0.3, 1.1)) if rng.random() < 0.4 else 0.0,
+            int(rng.integers(2**31)),
+        )
+        for _ in range(1 + int(rng.random() < 0.2))
+    )
+
+
 def draw_spec(
     seed: int, *, institution: str = "any", bleed: bool | None = None, subtypes: tuple[str, ...] | None = None
 ) -> ExamSpec:
@@ -354,5 +373,6 @@ def draw_spec(
         collections=_collections(rng),
         masses=_masses(rng),
         surgery=draw_surgery(rng, chance=0.22 if positive else 0.12),
+        blows=_blows(seed, bleeding=positive),
     )
     return ExamSpec(seed, institution, head, draw_scanner(rng, institution=institution))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ml.labels import Subtype
 from ml.phantom.bleeds import bleed_into, lay, push, shape_clot
+from ml.phantom.blows import strike
 from ml.phantom.brain import BrainPoints, bend, build_brain, gather
 from ml.phantom.grid import Array, HeadGrid, Point, capsule, ellipsoid, inside, noise_at, paint, smooth_noise
 from ml.phantom.skull import AIR_HU, Cavity, build_skull
@@ -173,6 +174,8 @@ def build_head(spec: HeadSpec) -> Head:
     painted = hu.copy()
     _operate(hu, grid, cavity, spec.surgery, rng)
     _spots(hu, grid, spec.calcifications, rng)
+    for blow in spec.blows:
+        strike(hu, grid, cavity, blow)
     blood_grid = np.zeros(grid.shape, dtype=np.float32)
     gain = np.zeros(grid.shape, dtype=np.float32)
     label_grid = np.zeros(grid.shape, dtype=np.uint8)

@@ -145,6 +145,21 @@ class Surgery:
 
 
 @dataclass(frozen=True)
+class Blow:
+    """What a blow to the head left outside the brain: blood under the scalp, and perhaps a crack in the skull."""
+
+    centre: Point
+    """Direction of the middle of the swelling."""
+    depth_mm: float
+    extent_mm: float
+    """Radius of the swelling along the skull."""
+    hu: float
+    crack_mm: float
+    """Half width of the crack; 0 = none."""
+    seed: int
+
+
+@dataclass(frozen=True)
 class HeadSpec:
     """The patient."""
 
@@ -157,6 +172,7 @@ class HeadSpec:
     collections: tuple[Collection, ...]
     masses: tuple[Mass, ...]
     surgery: Surgery
+    blows: tuple[Blow, ...] = ()
 
 
 @dataclass(frozen=True)
