@@ -21,6 +21,7 @@ from ml.inference.engines import engine_name
 from ml.inference.predictor import Predictor
 from ml.progress import errors, stages
 from ml.provenance import present_command
+from ml.self_training.cli import register as register_self_training
 from ml.training.compact import TEST_SEEDS_FROM, CompactRun, card, held_out_metrics, run_compact
 from ml.training.recipe import Machine
 
@@ -151,6 +152,9 @@ def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         records = evaluate(predictor.predict, source, out, origin=origin, readings=readings, progress=tell)
     scores, bleeding = [one.exam_score for one in records.records], [one.bleeding for one in records.records]
     print(f"exam_auc {auc(scores, bleeding):.3f}  ({len(scores)} exams, {sum(bleeding)} with blood) -> {out}")
+
+
+register_self_training(app)
 
 
 def main() -> None:

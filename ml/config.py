@@ -32,6 +32,16 @@ class Preprocessing:
         return 3 * len(self.windows)
 
 
+PAPER_PREPROCESSING = Preprocessing(
+    pixel_mm=0.5,
+    size=512,
+    windows=(Window(-10.0, 110.0),),
+    slab_mm=5.0,
+    neighbour_mm=5.0,
+)
+"""For the paper's network, as far as it is known (docs/training.md): slices about as they are stored, 512 x 512 at
+0.5 mm (measured: 0.43 to 0.49), three adjacent ones as the three channels of DRN, in a window for blood in brain."""
+
 COMPACT_PREPROCESSING = Preprocessing(
     pixel_mm=0.95,
     size=256,

@@ -1,7 +1,8 @@
-"""How long work shows how far it is: a bar per stage on standard error."""
+"""How long work shows how far it is: a bar per stage on standard error, of the first process alone."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,7 +26,7 @@ def stages() -> Iterator[Stage]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=errors) as bars:
+    with Progress(*columns, console=errors, disable=os.environ.get("RANK", "0") != "0") as bars:
 
         def stage(name: str, total: int) -> Callable[[str], None]:
             for earlier in bars.task_ids:

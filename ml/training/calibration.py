@@ -6,17 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
 from ml.config import Calibration, Logistic, OperatingPoint
+from ml.errors import TrainingError
 from ml.evaluation.metrics import auc, dsc
 from ml.inference.predictor import Predictor
 from ml.inference.scores import EXAM_FEATURES, SLICE_FEATURES, apply, exam_features, slice_features
-from ml.phantom import SimulatedExam
-from ml.volume import FloatArray, MaskArray
+from ml.volume import FloatArray, MaskArray, Volume
 
 PIXEL_PROBS = (0.3, 0.4, 0.5, 0.6, 0.7)
 LEAST_LESION_ML = 0.1
@@ -33,6 +34,22 @@ UNCALIBRATED_POINT = OperatingPoint(pixel_prob=0.5, exam_score=0.5, least_lesion
 Progress = Callable[[], None]
 
 
+class PixelLabelled(Protocol):
+    """An exam with a label for every voxel: a simulated one, or one of a data set."""
+
+    @property
+    def volume(self) -> Volume:
+        """In HU."""
+
+    @property
+    def truth(self) -> MaskArray:
+        """(z, y, x) blood."""
+
+    @property
+    def hemorrhage_ml(self) -> float:
+        """mL of it."""
+
+
 @dataclass(frozen=True, eq=False)
 class _ExamEvidence:
     """Of one exam, at each of PIXEL_PROBS."""
@@ -45,26 +62,32 @@ class _ExamEvidence:
 
 
 def calibrate(
-    predictor: Predictor, exams: Iterable[SimulatedExam], *, progress: Progress | None = None
+    predictor: Predictor, exams: Iterable[PixelLabelled], *, progress: Progress | None = None
 ) -> tuple[OperatingPoint, Calibration]:
-    """Thresholds and scores fitted on simulated exams.
+    """Thresholds and scores fitted on exams with pixel labels.
 
     Pixels by the DSC of large bleeds, slice and exam scores as logistic functions, the exam threshold above
     every bleed-free exam (within EXAM_POINT_LIMITS).
+
+    Raises:
+        TrainingError: no exam has blood, or all have.
     """
     evidence = []
     for exam in exams:
         evidence.append(_evidence(predictor, exam))
         if progress is not None:
             progress()
+    bleeding = np.array([exam.truth_ml > 0 for exam in evidence])
+    if not bleeding.any() or bleeding.all():
+        raise TrainingError("calibration needs exams with and without blood")
     large = [exam.dsc for exam in evidence if exam.truth_ml > LARGE_ML]
+    large = large or [exam.dsc for exam in evidence if exam.truth_ml > 0]
     best = int(np.argmax(np.mean(large, axis=0)))
     slice_score = fit_logistic(
         np.concatenate([exam.slice_features[best] for exam in evidence]),
         np.concatenate([exam.slice_positive for exam in evidence]),
     )
     features = np.stack([exam.exam_features[best] for exam in evidence])
-    bleeding = np.array([exam.truth_ml > 0 for exam in evidence])
     exam_score = fit_logistic(features, bleeding)
     threshold = _exam_threshold(apply(exam_score, features), bleeding)
     point = OperatingPoint(PIXEL_PROBS[best], threshold, LEAST_LESION_ML)
@@ -90,7 +113,7 @@ def fit_logistic(features: FloatArray, positive: npt.NDArray[np.bool_]) -> Logis
 
 
 def evaluate_on_phantoms(
-    predictor: Predictor, exams: Iterable[SimulatedExam], *, progress: Progress | None = None
+    predictor: Predictor, exams: Iterable[PixelLabelled], *, progress: Progress | None = None
 ) -> dict[str, object]:
     """Predict exams with and without blood, and state how well. Simulated data: not clinical accuracy."""
     dscs: list[tuple[float, float]] = []
@@ -130,7 +153,7 @@ def with_calibration(predictor: Predictor, point: OperatingPoint, calibration: C
     return Predictor(replace(bundle, config=config), device=predictor.device)
 
 
-def _evidence(predictor: Predictor, exam: SimulatedExam) -> _ExamEvidence:
+def _evidence(predictor: Predictor, exam: PixelLabelled) -> _ExamEvidence:
     evidence = predictor.analyse(exam.volume)
     arguments = (evidence.prob, evidence.class_logits, exam.volume.geometry)
     return _ExamEvidence(

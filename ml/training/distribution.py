@@ -25,9 +25,20 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def wait_for_all() -> None:
+    """Until every process is here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """The group that torchrun's environment describes, if there is one; yields this process's device."""
+    """The group that torchrun's environment describes, if there is one; yields this process's device.
+
+    `device`: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return

@@ -12,6 +12,8 @@ from typing import Literal
 
 from ml.training.augmentation import Augmentation
 
+PrecisionName = Literal["float32", "bfloat16", "float16"]
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -167,7 +169,7 @@ class Machine:
 
     device: str = "cpu"
     """"cpu", "cuda", or "cuda:1"; under torchrun every process takes the GPU of its own rank."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: PrecisionName = "float32"
     """Of the forward pass. bfloat16 is twice as fast on CPUs with AVX-512 BF16 and on GPUs since Ampere; float16 is
     for older GPUs, with a scaled loss."""
     loader_workers: int = 1

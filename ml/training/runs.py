@@ -1,0 +1,131 @@
+"""A training from pools of slices to a bundle, for every model alike: teacher, student, oracles, baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ml.bundle import Bundle, BundleConfig, load_bundle, write_bundle
+from ml.config import Preprocessing, Provenance
+from ml.data.shards import Grid
+from ml.errors import TrainingError
+from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
+from ml.provenance import present_command, present_commit
+from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT
+from ml.training.distribution import process_group, rank, wait_for_all, world_size
+from ml.training.loop import train
+from ml.training.recipe import Machine, Recipe, Span
+from ml.training.sampler import PatchBatches
+from ml.training.targets import Pool
+
+BUNDLE = "trained"
+"""Folder of the bundle within a run's folder. It is not calibrated."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One model."""
+
+    out: Path
+    """Checkpoints, log, events, and in the end the bundle."""
+    name: str
+    """Of the bundle."""
+    data: str
+    """What it is trained on, in a sentence, for the card."""
+    recipe: Recipe
+    network: PatchFcnConfig
+    preprocessing: Preprocessing
+    machine: Machine
+    seed: int = 0
+    steps: int | None = None
+    """None: the recipe's epochs of the first pool. Else those epochs are shortened to so many steps."""
+
+    def span(self, pools: Sequence[Pool]) -> Span:
+        """How long it takes."""
+        if self.steps is not None:
+            return Span(self.steps, max(1, self.steps // (self.recipe.epochs or self.steps)))
+        return self.recipe.length(len(pools[0].slices()[0]), alone=len(pools) == 1)
+
+
+Progress = Callable[[int, int, float], None]
+"""Called after every step with (steps done, steps in all, smoothed loss)."""
+
+
+def train_bundle(
+    run: TrainingRun, pools: Sequence[Pool], *, start: Bundle | None = None, progress: Progress | None = None
+) -> Bundle:
+    """Train a model, or go on with it, or load it where it is finished; `start`: whose weights it starts from.
+
+    Under torchrun every process calls this; the first one writes.
+
+    Raises:
+        TrainingError: see `ml.training.loop.train`; or the data are on another grid than the network's.
+    """
+    if (run.out / BUNDLE / "bundle.json").is_file():
+        return load_bundle(run.out / BUNDLE)
+    _check(run, pools)
+    torch.manual_seed(run.seed)
+    network = PatchFcn(run.network)
+    if start is not None:
+        network.load_state_dict(start.weights)
+    with process_group(run.machine.device) as device:
+        machine = replace(run.machine, device=device)
+        span = run.span(pools)
+        batches = PatchBatches(
+            pools,
+            run.preprocessing,
+            sampling=run.recipe.sampling,
+            augmentation=run.recipe.augmentation,
+            seed=run.seed,
+            steps=span.steps,
+            part=(rank(), world_size()),
+        )
+        report = (lambda step, loss: progress(step, span.steps, loss)) if progress else None
+        weights = train(network, batches, run.recipe, span, folder=run.out, machine=machine, progress=report)
+        if rank() == 0:
+            _write(run, weights, span.steps)
+        wait_for_all()
+    return load_bundle(run.out / BUNDLE)
+
+
+def _check(run: TrainingRun, pools: Sequence[Pool]) -> None:
+    grid = Grid.of(run.preprocessing)
+    other = [exam.exam for pool in pools for exam in pool.exams if exam.grid not in (None, grid)]
+    if other:
+        raise TrainingError(
+            f"{len(other)} exams were prepared for another network (exam {other[0]} is the first): prepare them for "
+            "this one, in another folder"
+        )
+    if run.network.trunk.in_channels != run.preprocessing.channels:
+        raise TrainingError("the network takes another number of channels than its images have")
+
+
+def _config(run: TrainingRun, steps: int) -> BundleConfig:
+    return BundleConfig(
+        name=run.name,
+        version="1",
+        network=run.network,
+        preprocessing=run.preprocessing,
+        operating_point=UNCALIBRATED_POINT,
+        calibration=UNCALIBRATED,
+        provenance=Provenance(run.data, present_command(), run.seed, present_commit(), steps),
+    )
+
+
+def _write(run: TrainingRun, weights: dict[str, torch.Tensor], steps: int) -> None:
+    config = _config(run, steps)
+    write_bundle(run.out / BUNDLE, config, weights=weights, metrics={}, card=_card(run, config))
+
+
+def _card(run: TrainingRun, config: BundleConfig) -> str:
+    return f"""# {run.name}
+
+**Research use only: not a medical device, not for diagnosis. Not calibrated, nothing measured.**
+
+- Trained on: {run.data}.
+- Recipe: {run.recipe.name}; {config.provenance.steps} steps of {run.recipe.sampling.batch} patches.
+- Made by: `{config.provenance.command}` (seed {run.seed}, commit {config.provenance.commit})
+"""

@@ -1,0 +1,106 @@
+"""Teacher, pseudo-labels, ranking, student, by files; and the commands for it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ml.bundle import load_bundle
+from ml.cli import app
+from ml.data.shards import ExamShard
+from ml.errors import TrainingError
+from ml.networks.patchfcn import PAPER
+from ml.self_training.models import Model, SelfTraining, make_pools
+from ml.self_training.ranker import RankerConfig
+from ml.self_training.rounds import self_train
+from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling
+from ml.training.runs import TrainingRun, train_bundle
+from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
+from tests.ml.training.conftest import write_exam
+
+RECIPE = replace(COMPACT_RECIPE, warm_up_steps=1, sampling=Sampling(batch=4, patch=32))
+
+
+def quietly(_: str, __: int) -> Callable[[str], None]:
+    """No bars."""
+    return lambda _: None
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> TrainingRun:
+    """Four steps of a tiny network."""
+    machine = Machine(loader_workers=0, checkpoint_steps=2, tensorboard=False)
+    return TrainingRun(
+        tmp_path / "run", "tiny", "discs", RECIPE, TINY_NETWORK, TINY_PREPROCESSING, machine, seed=1, steps=4
+    )
+
+
+def test_two_rounds_make_a_student_of_a_student(
+    run: TrainingRun, labelled: list[ExamShard], corpus: list[ExamShard]
+) -> None:
+    """Every step is on disk, the second teacher is the first student, and nothing is done twice."""
+    config = SelfTraining(RankerConfig(30), rounds=2)
+    student = self_train(run, labelled, corpus, config, quietly)
+    bundles = {
+        path.parent.parent.relative_to(run.out).as_posix(): load_bundle(path.parent).identity.digest
+        for path in run.out.rglob("bundle.json")
+    }
+    assert set(bundles) == {"teacher", "round-1/student", "round-2/student"}
+    assert len(set(bundles.values())) == 3
+    assert student.identity.digest == bundles["round-2/student"]
+    teachers = [json.loads((run.out / f"round-{n}" / "ranking.json").read_text())["teacher"] for n in (1, 2)]
+    assert teachers == [bundles["teacher"], bundles["round-1/student"]]
+    before = {path: path.stat().st_mtime_ns for path in run.out.rglob("*.*") if path.name != "teacher.json"}
+    again = self_train(run, labelled, corpus, config, quietly)
+    assert again.identity.digest == student.identity.digest
+    changed = [path.name for path, time in before.items() if path.stat().st_mtime_ns != time]
+    assert set(changed) <= {"ranking.npz", "ranking.json"}
+
+
+def test_the_student_starts_from_the_weights_of_the_teacher(run: TrainingRun, labelled: list[ExamShard]) -> None:
+    """Paper, section 2.2: with a learning rate of 0 it is the teacher still, but for its batch norms."""
+    pools = make_pools(Model.BASELINE, labelled, [], None, SelfTraining())
+    teacher = train_bundle(run, pools)
+    still = replace(run, out=run.out / "still", recipe=replace(RECIPE, learning_rate=0.0), seed=7)
+    student = train_bundle(still, pools, start=teacher)
+    learned = [name for name in teacher.weights if "running" not in name and "num_batches" not in name]
+    assert learned
+    for name in learned:
+        assert torch.allclose(student.weights[name], teacher.weights[name], atol=1e-6), name
+
+
+def test_exams_and_network_must_fit(run: TrainingRun, labelled: list[ExamShard]) -> None:
+    """Said before the first step."""
+    pools = make_pools(Model.BASELINE, labelled, [], None, SelfTraining())
+    with pytest.raises(TrainingError, match="channels"):
+        train_bundle(replace(run, network=PAPER), pools)
+
+
+def test_the_commands_lead_from_exams_to_a_student(tmp_path: Path) -> None:
+    """train, pseudo-label, rank --inspect and train --model student, with the compact network for one step each."""
+    for seed in range(2):
+        write_exam(tmp_path / "a", seed, bleeding=seed == 0, size=256, slices=3)
+        write_exam(tmp_path / "b", seed, bleeding=seed == 0, size=256, slices=3)
+    a, b, scores = str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "scores")
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    training = ["--network", "compact", "--steps", "1", "--loader-workers", "0", "--device", "cpu"]
+    commands = [
+        ["train", "--labelled", a, "--out", str(teacher), *training],
+        ["pseudo-label", str(teacher / "trained"), "--unlabelled", b, "--out", scores, "--engine", "torch"],
+        ["rank", scores, "--unlabelled", b, "--out", str(tmp_path / "ranking"), "--inspect", "--c", "50"],
+        ["train", "--model", "student", "--labelled", a, "--unlabelled", b, "--scores", scores, "--out", str(student),
+         "--start-from", str(teacher / "trained"), *training],
+    ]  # fmt: skip
+    for command in commands:
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, (command, done.output, done.exception)
+    assert load_bundle(student / "trained").config.name == "student"
+    assert len(list((tmp_path / "ranking").glob("C*.png"))) == 6
+    assert json.loads((tmp_path / "ranking" / "ranking.json").read_text())["slices"] == 6
+    assert list((teacher / "tensorboard").iterdir())
+    refused = CliRunner().invoke(app, ["train", "--labelled", str(tmp_path), "--out", str(student)])
+    assert "no prepared exams" in str(refused.exception)
