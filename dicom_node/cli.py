@@ -150,6 +150,7 @@ def show(study_instance_uid: str, as_json: AsJson = False) -> None:
         _print_rows("deliveries", [d for result in job["results"] for d in result["deliveries"]])
         if job["summary"]:
             console.print(job["summary"].get("line", ""), markup=False)
+            _print_rows("lesions", reports.lesions(job))
     _print_rows("history", [{"at": e["at"], "event": e["event"], "detail": _short(e)} for e in study["history"]])
 
 

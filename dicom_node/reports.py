@@ -206,6 +206,32 @@ def _is_final(delivery: Delivery) -> bool:
     return sent or delivery.state is DeliveryState.COMMITTED
 
 
+LESION_COLUMNS = {
+    "number": ("lesion", "{}"),
+    "side": ("side", "{}"),
+    "subtype": ("subtype", "{}"),
+    "volume_ml": ("volume mL", "{:.1f}"),
+    "abc2_ml": ("ABC/2 mL", "{:.1f}"),
+    "longest_axial_diameter_mm": ("longest axial mm", "{:.1f}"),
+    "mean_hu": ("mean HU", "{:.0f}"),
+    "key_slices": ("key slices", "{}"),
+}
+"""What a job's summary says of a lesion -> the column that shows it, and how."""
+
+
+def lesions(job: Row) -> list[Row]:
+    """The lesions of a job as `job_row` gives it, one row each, largest first; a column that none fills is left out."""
+    found = job["summary"].get("lesions", [])
+    shown = [key for key in LESION_COLUMNS if any(key in one for one in found)]
+    return [{LESION_COLUMNS[key][0]: _lesion_cell(key, one.get(key)) for key in shown} for one in found]
+
+
+def _lesion_cell(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return LESION_COLUMNS[key][1].format(", ".join(map(str, value)) if isinstance(value, list) else value)
+
+
 def deliveries(session: Session, *, state: DeliveryState | None, limit: int) -> list[Row]:
     """The latest deliveries, newest first, of one state if given."""
     wanted = sa.select(Delivery).order_by(Delivery.id.desc()).limit(limit)

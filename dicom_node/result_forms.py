@@ -65,6 +65,9 @@ class Form:
     """One form with its options. Raises ValueError, with a sentence, for options that the form does not have."""
 
     name: FormName
+    planar_regions: bool = False
+    """SR: a closed line around each lesion on its key slice, for viewers that draw lines and leave referenced segments
+    out (OHIF)."""
     empty_frames: bool = False
     """SEG: a frame for every slice of every segment, also where nothing is outlined, for viewers that expect as many
     frames as slices."""
@@ -73,6 +76,8 @@ class Form:
     transfer_syntax: str = uid.ExplicitVRLittleEndian
 
     def __post_init__(self) -> None:
+        if self.planar_regions and self.family is not Family.SR:
+            raise ValueError(f"planar_regions is for SR forms, not for {self.name}")
         if self.empty_frames and self.family is not Family.SEG:
             raise ValueError(f"empty_frames is for SEG forms, not for {self.name}")
         if self.transfer_syntax not in transfer_syntaxes(self.name):
@@ -92,7 +97,7 @@ class Form:
     @property
     def key(self) -> str:
         """The name and every option that is not the default: equal keys give equal objects."""
-        options = [name for name in ("empty_frames", "utf_8") if getattr(self, name)]
+        options = [name for name in ("planar_regions", "empty_frames", "utf_8") if getattr(self, name)]
         if self.transfer_syntax != uid.ExplicitVRLittleEndian:
             options.append(str(self.transfer_syntax))
         return " ".join([self.name, *options])

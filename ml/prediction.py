@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from ml.labels import Subtype
 from ml.volume import MaskArray
 
 ProbArray = npt.NDArray[np.float32]
@@ -38,6 +40,15 @@ class Prediction:
     bundle: BundleIdentity
 
 
+class Side(StrEnum):
+    """Where a lesion lies in the patient."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    MIDLINE = "midline"
+    """On both sides of the midline, neither of which holds nearly all of it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Lesion:
     """One connected component of the mask; `number` counts from 1, largest first."""
@@ -46,7 +57,19 @@ class Lesion:
     mask: MaskArray
     """(z, y, x) bool."""
     volume_ml: float
+    """Voxels times their true size: slice heights along the normal, not table steps."""
     mean_hu: float
-    key_slice: int
-    """z of the largest area."""
+    key_slices: tuple[int, ...]
+    """z of the slices with the largest areas, the largest first; at least one."""
     longest_axial_diameter_mm: float
+    """From edge to edge within one slice."""
+    abc2_ml: float
+    """The bedside estimate A x B x C / 2, beside the volume that it estimates."""
+    side: Side
+    subtype: Subtype | None = None
+    """None where the network does not tell subtypes."""
+
+    @property
+    def key_slice(self) -> int:
+        """z of the largest area."""
+        return self.key_slices[0]

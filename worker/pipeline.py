@@ -43,7 +43,7 @@ from worker.results.summary import summary_sentence
 
 if TYPE_CHECKING:
     from ml.prediction import BundleIdentity, Lesion, Prediction
-    from ml.volume import Volume
+    from ml.volume import Geometry, Volume
     from worker.runtime import Runtime
 
 log = structlog.get_logger()
@@ -273,18 +273,25 @@ def _summary(
         "finding": "positive" if prediction.exam_positive else "negative",
         "exam_probability": round(prediction.exam_score, 4),
         "hemorrhage_ml": round(volume.volume_ml(prediction.mask), 3),
-        "lesions": [
-            {
-                "number": lesion.number,
-                "volume_ml": round(lesion.volume_ml, 3),
-                "mean_hu": round(lesion.mean_hu, 1),
-                "longest_axial_diameter_mm": round(lesion.longest_axial_diameter_mm, 1),
-                "key_sop_instance_uid": geometry.sop_instance_uids[lesion.key_slice],
-            }
-            for lesion in lesions
-        ],
+        "lesions": [_lesion_row(lesion, geometry) for lesion in lesions],
         "slice_scores": {uid: round(float(score), 4) for uid, score in scores},
         "bundle": _bundle_name(prediction.bundle),
+    }
+
+
+def _lesion_row(lesion: Lesion, geometry: Geometry) -> dict[str, Any]:
+    """One lesion as people read it; the subtype only where it is known."""
+    subtype = {"subtype": lesion.subtype.name} if lesion.subtype else {}
+    return {
+        "number": lesion.number,
+        "side": lesion.side.value,
+        **subtype,
+        "volume_ml": round(lesion.volume_ml, 3),
+        "abc2_ml": round(lesion.abc2_ml, 3),
+        "longest_axial_diameter_mm": round(lesion.longest_axial_diameter_mm, 1),
+        "mean_hu": round(lesion.mean_hu, 1),
+        "key_slices": [z + 1 for z in lesion.key_slices],
+        "key_sop_instance_uids": [geometry.sop_instance_uids[z] for z in lesion.key_slices],
     }
 
 

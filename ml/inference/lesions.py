@@ -6,11 +6,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ml.prediction import Lesion
+from ml.inference.midline import Midline, find_midline, points_lps
+from ml.prediction import Lesion, Side
 from ml.volume import FloatArray, Geometry, MaskArray, Volume
 
 TOUCHING = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner are one lesion."""
+KEY_SLICES = 3
+"""How many slices a lesion is shown on."""
+NEARLY_ALL = 0.8
+"""The part of a lesion that must lie on one side of the midline to call it a lesion of that side."""
 
 
 def find_lesions(mask: MaskArray, volume: Volume, *, min_volume_ml: float = 0.0) -> tuple[Lesion, ...]:
@@ -21,8 +26,12 @@ def find_lesions(mask: MaskArray, volume: Volume, *, min_volume_ml: float = 0.0)
         (label for label in range(1, len(volumes_ml) + 1) if volumes_ml[label - 1] >= min_volume_ml),
         key=lambda label: (-volumes_ml[label - 1], *(part.start for part in boxes[label - 1])),
     )
+    if not order:
+        return ()
+    midline = find_midline(volume)
     return tuple(
-        _lesion(number, labels == label, boxes[label - 1], volume) for number, label in enumerate(order, start=1)
+        _lesion(number, labels == label, boxes[label - 1], volume, midline)
+        for number, label in enumerate(order, start=1)
     )
 
 
@@ -43,28 +52,69 @@ def components(mask: MaskArray, geometry: Geometry) -> tuple[npt.NDArray[np.int3
 
 
 def longest_axial_diameter_mm(mask: MaskArray, pixel_spacing_mm: tuple[float, float]) -> float:
-    """Largest distance between pixel centres within one slice of a (z, y, x) mask, mm."""
-    return max((_diameter_mm(one, pixel_spacing_mm) for one in mask if one.any()), default=0.0)
+    """Largest distance within one slice of a (z, y, x) mask, from edge to edge, mm."""
+    return max((_longest(_outline_mm(one, pixel_spacing_mm))[0] for one in mask if one.any()), default=0.0)
 
 
-def _lesion(number: int, mask: MaskArray, box: tuple[slice, slice, slice], volume: Volume) -> Lesion:
-    crop = mask[box]
+def abc2_ml(mask: MaskArray, geometry: Geometry) -> float:
+    """A x B x C / 2 of a (z, y, x) mask, mL (Kothari et al., Stroke 1996; 27: 1304).
+
+    A is the longest diameter on the slice with the largest area, B the largest width at right angles to it on that
+    slice. C adds up slice heights: whole where the area is more than 75 % of the largest, half from 25 to 75 %, not at
+    all below.
+    """
+    areas = mask.sum(axis=(1, 2))
+    outline = _outline_mm(mask[int(areas.argmax())], geometry.pixel_spacing_mm)
+    longest_mm, direction = _longest(outline)
+    widths_mm = outline @ np.array([-direction[1], direction[0]])
+    shares = areas / areas.max()
+    counted = np.where(shares > 0.75, 1.0, np.where(shares >= 0.25, 0.5, 0.0))
+    return float(longest_mm * np.ptp(widths_mm) * (counted @ geometry.slice_heights_mm) / 2 / 1000)
+
+
+def side_of(mask: MaskArray, geometry: Geometry, midline: Midline) -> Side:
+    """LEFT or RIGHT where nearly all of a (z, y, x) mask lies there, else MIDLINE."""
+    weights = np.repeat(geometry.voxel_volumes_ml, mask.sum(axis=(1, 2)))
+    left = midline.leftwards_mm(points_lps(mask, geometry)) > 0
+    share = float(weights[left].sum() / weights.sum())
+    if share >= NEARLY_ALL:
+        return Side.LEFT
+    return Side.RIGHT if share <= 1 - NEARLY_ALL else Side.MIDLINE
+
+
+def _lesion(number: int, mask: MaskArray, box: tuple[slice, slice, slice], volume: Volume, midline: Midline) -> Lesion:
+    crop, geometry = mask[box], volume.geometry
     areas = crop.sum(axis=(1, 2))
+    by_area = np.argsort(-areas, kind="stable")[: min(KEY_SLICES, np.count_nonzero(areas))]
     return Lesion(
         number=number,
         mask=mask,
         volume_ml=volume.volume_ml(mask),
         mean_hu=float(volume.hu[box][crop].mean(dtype=np.float64)),
-        key_slice=int(box[0].start + np.argmax(areas)),
-        longest_axial_diameter_mm=longest_axial_diameter_mm(crop, volume.geometry.pixel_spacing_mm),
+        key_slices=tuple(int(box[0].start + z) for z in by_area),
+        longest_axial_diameter_mm=longest_axial_diameter_mm(crop, geometry.pixel_spacing_mm),
+        abc2_ml=abc2_ml(mask, geometry),
+        side=side_of(mask, geometry, midline),
     )
 
 
-def _diameter_mm(slice_mask: MaskArray, pixel_spacing_mm: tuple[float, float]) -> float:
-    """The farthest pair lies among the first and last pixels of the rows."""
+def _outline_mm(slice_mask: MaskArray, pixel_spacing_mm: tuple[float, float]) -> FloatArray:
+    """(n, 2) mm as (y, x): the middles of the outer edges of the first and last pixel of each row.
+
+    The farthest pair of all edges is among them, and a row of n pixels is n pixels long.
+    """
     rows = np.flatnonzero(slice_mask.any(axis=1))
     first = slice_mask[rows].argmax(axis=1)
     last = slice_mask.shape[1] - 1 - slice_mask[rows, ::-1].argmax(axis=1)
-    points = np.concatenate([np.stack([rows, first], axis=1), np.stack([rows, last], axis=1)]) * pixel_spacing_mm
-    squares = np.sum((points[:, None] - points[None]) ** 2, axis=-1)
-    return float(np.sqrt(squares.max()))
+    ends = np.concatenate([np.stack([rows, first], axis=1), np.stack([rows, last], axis=1)])
+    edges = np.array([[0, -0.5], [0, 0.5], [-0.5, 0], [0.5, 0]])
+    return np.asarray((ends[:, None] + edges[None]).reshape(-1, 2) * pixel_spacing_mm, dtype=np.float64)
+
+
+def _longest(outline_mm: FloatArray) -> tuple[float, FloatArray]:
+    """The largest distance between two points, mm, and its direction (y, x)."""
+    between = outline_mm[:, None] - outline_mm[None]
+    squares = np.sum(between**2, axis=-1)
+    one, other = np.unravel_index(squares.argmax(), squares.shape)
+    length = float(np.sqrt(squares[one, other]))
+    return length, np.asarray(between[one, other] / length, dtype=np.float64)

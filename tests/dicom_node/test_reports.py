@@ -149,3 +149,17 @@ def test_lists_are_cut_and_chosen_by_state(house: House) -> None:
         assert reports.deliveries(session, state=DeliveryState.DEAD, limit=9) == []
         with pytest.raises(NotFound, match=r"no study 1\.2\.3"):
             reports.show(session, "1.2.3")
+
+
+def test_lesions_are_listed_as_people_count_them() -> None:
+    """One row each; a subtype only where one is known, and nothing where an older summary says nothing."""
+    one = {"number": 1, "side": "left", "volume_ml": 12.34, "abc2_ml": 11.0, "longest_axial_diameter_mm": 41.27}
+    one |= {"mean_hu": 61.8, "key_slices": [14, 15, 13], "key_sop_instance_uids": ["1.2", "1.3", "1.4"]}
+    row = {"lesion": "1", "side": "left", "volume mL": "12.3", "ABC/2 mL": "11.0", "longest axial mm": "41.3"}
+    row |= {"mean HU": "62", "key slices": "14, 15, 13"}
+    assert reports.lesions({"summary": {"lesions": [one]}}) == [row]
+    two = {"number": 2, "subtype": "SDH", "volume_ml": 1.0}
+    shown = reports.lesions({"summary": {"lesions": [one, two]}})
+    assert [list(one) for one in shown] == [[*list(row)[:2], "subtype", *list(row)[2:]]] * 2
+    assert (shown[0]["subtype"], shown[1]["subtype"], shown[1]["side"]) == ("", "SDH", "")
+    assert reports.lesions({"summary": {}}) == []

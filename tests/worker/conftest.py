@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.result_forms import Form, FormName
-from ml.prediction import BundleIdentity, Lesion, Prediction
+from ml.prediction import BundleIdentity, Lesion, Prediction, Side
 from ml.volume import Geometry, MaskArray, Volume
 from tests.dicom_factory import ct_series
 from worker.results.checks import check_form
@@ -98,8 +98,10 @@ def predicted(volume: Volume, masks: Sequence[MaskArray], probability: float) ->
             mask=mask,
             volume_ml=volume.volume_ml(mask),
             mean_hu=float(volume.hu[mask].mean()),
-            key_slice=int(mask.sum(axis=(1, 2)).argmax()),
+            key_slices=tuple(int(z) for z in np.argsort(-mask.sum(axis=(1, 2)), kind="stable")[:2]),
             longest_axial_diameter_mm=12.3,
+            abc2_ml=4.5,
+            side=(Side.RIGHT, Side.LEFT, Side.MIDLINE)[(number - 1) % 3],
         )
         for number, mask in enumerate(masks, start=1)
     )

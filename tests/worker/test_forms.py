@@ -8,6 +8,8 @@ import pytest
 from pydicom import uid
 
 from dicom_node.result_forms import Family, Form, FormName, transfer_syntaxes
+from ml.labels import Subtype
+from ml.prediction import Side
 from tests.peers.dicom3tools import dciodvfy
 from tests.worker.conftest import CONTEXT, SEG_FORM, SR_FORM, Exam
 from worker.results.checks import check_form
@@ -16,7 +18,8 @@ from worker.results.errors import ResultInvalid
 from worker.results.files import encode, through_bytes
 from worker.results.forms import write_form, write_rejection
 from worker.results.masks import frame_sources, read_frames
-from worker.results.report_tree import reported_lesions
+from worker.results.outlines import fill
+from worker.results.report_tree import concept, reported_lesions, reported_regions, walk
 
 MakeExam = Callable[..., Exam]
 YOUNGER_THAN_THE_VALIDATOR = ("Object Not found", "SegmentNumber not monotonically increasing")
@@ -24,6 +27,7 @@ YOUNGER_THAN_THE_VALIDATOR = ("Object Not found", "SegmentNumber not monotonical
 FORMS = [
     *(Form(name, transfer_syntax=syntax) for name in FormName for syntax in transfer_syntaxes(name)),
     *(Form(name, empty_frames=True) for name in FormName if Form(name).family is Family.SEG),
+    *(Form(name, planar_regions=True) for name in FormName if Form(name).family is Family.SR),
     *(Form(name, utf_8=True) for name in FormName),
 ]
 
@@ -95,6 +99,67 @@ def test_a_report_without_a_segmentation_is_refused(make_exam: MakeExam) -> None
     with pytest.raises(ResultInvalid) as caught:
         write_form(SR_FORM, CONTEXT, make_exam())
     assert caught.value.code == "SR_WITHOUT_SEG"
+
+
+def test_lines_lie_on_the_key_slice_and_belong_to_the_lesion_of_the_same_tracking_uid(make_exam: MakeExam) -> None:
+    """Viewers that draw lines join them with the volume of the segment by the tracking UID."""
+    exam = make_exam(tilt_degrees=18.0, pixel_spacing=(3.0, 5.5))
+    sr = exam.write(Form(FormName.SR_3D, planar_regions=True), exam.seg())
+    regions = reported_regions(sr)
+    assert [one.tracking_uid for one in regions] == [one.tracking_uid for one in reported_lesions(sr)]
+    for region, lesion in zip(regions, exam.lesions, strict=True):
+        assert region.sop_instance_uid == exam.source.geometry.sop_instance_uids[lesion.key_slice]
+        np.testing.assert_array_equal(fill(region.line, exam.volume.hu.shape[1:]), lesion.mask[lesion.key_slice])
+
+
+@pytest.mark.parametrize("spoil", ["mirrored", "shifted by a pixel", "on another slice", "left out"])
+def test_a_line_that_is_not_the_outline_is_stopped(make_exam: MakeExam, spoil: str) -> None:
+    """To the pixel."""
+    exam, form = make_exam(), Form(FormName.SR, planar_regions=True)
+    seg = exam.seg()
+    sr = exam.write(form, seg)
+    groups = next(item for item in walk(sr) if concept(item) == "126010").ContentSequence
+    line = next(item for item in walk(groups[-1]) if item.ValueType == "SCOORD")
+    points = np.array(line.GraphicData).reshape(-1, 2)
+    if spoil == "mirrored":
+        line.GraphicData = (points * [-1, 1] + [40, 0]).ravel().tolist()
+    elif spoil == "shifted by a pixel":
+        line.GraphicData = (points + np.array([0, 1])).ravel().tolist()
+    elif spoil == "on another slice":
+        image = line.ContentSequence[0].ReferencedSOPSequence[0]
+        image.ReferencedSOPInstanceUID = exam.source.geometry.sop_instance_uids[0]
+    else:
+        del groups[-1]
+    with pytest.raises(ResultInvalid) as caught:
+        check_form(form, [sr], exam, beside=[seg])
+    assert caught.value.code == "SR_REGION"
+
+
+def test_the_side_of_a_lesion_is_its_laterality(make_exam: MakeExam) -> None:
+    """Right and left by their codes; the midline has none; and a side that differs is stopped."""
+    exam = make_exam()
+    seg = exam.seg()
+    assert [one.laterality for one in reported_lesions(exam.sr(seg))] == ["24028007", "7771000"]
+    middle = replace(exam, lesions=tuple(replace(one, side=Side.MIDLINE) for one in exam.lesions))
+    sr = middle.sr(seg)
+    assert [one.laterality for one in reported_lesions(sr)] == ["", ""]
+    with pytest.raises(ResultInvalid) as caught:
+        check_form(SR_FORM, [sr], exam, beside=[seg])
+    assert caught.value.code == "SR_SIDE"
+
+
+@pytest.mark.parametrize(
+    ("subtype", "code"),
+    [(None, "1386000"), (Subtype.SDH, "35486000"), (Subtype.IPH, "274100004"), (Subtype.IVH, "1386000")],
+    ids=str,
+)
+def test_a_known_subtype_is_the_finding(make_exam: MakeExam, subtype: Subtype | None, code: str) -> None:
+    """Where it has a code; else hemorrhage as such."""
+    exam = make_exam()
+    exam = replace(exam, lesions=tuple(replace(one, subtype=subtype) for one in exam.lesions))
+    sr = exam.sr(exam.seg())
+    findings = [str(i.ConceptCodeSequence[0].CodeValue) for i in walk(sr) if concept(i) == "121071"]
+    assert findings == ["1386000", code, code]
 
 
 def test_an_object_of_another_form_is_stopped(make_exam: MakeExam) -> None:

@@ -74,7 +74,7 @@ def test_oblong_pixels_are_shown_in_true_proportions(make_exam: MakeExam, tmp_pa
     exam = make_exam(rows=80, columns=40, pixel_spacing=(2.5, 5.0))
     mask = np.zeros_like(exam.prediction.mask)
     mask[4, 20:44, 10:22] = True  # 24 x 2.5 mm by 12 x 5 mm
-    lesions = (replace(exam.lesions[0], mask=mask, key_slice=4),)
+    lesions = (replace(exam.lesions[0], mask=mask, key_slices=(4,)),)
     write_overlay(exam.volume, tmp_path / "o.png", prediction=replace(exam.prediction, mask=mask), lesions=lesions)
     pixels = read_pixels(tmp_path / "o.png")
     hits = np.abs(pixels - ORANGE).sum(axis=2) == 0

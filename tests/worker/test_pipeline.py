@@ -92,6 +92,10 @@ def test_a_positive_exam_gives_seg_sr_overlay_and_outbox(make_house: Callable[..
     files = result_files(house)
     assert set(files) == {"SEG", "SR"}
     assert len(files["SEG"].SegmentSequence) == len(job.summary["lesions"]) > 0
+    for row, segment in zip(job.summary["lesions"], files["SEG"].SegmentSequence, strict=True):
+        assert row["side"] in {"left", "right", "midline"}
+        assert segment.SegmentLabel == f"Hemorrhage {row['number']}, {row['side']}, {row['volume_ml']:.1f} mL"
+        assert [list(job.summary["slice_scores"])[z - 1] for z in row["key_slices"]] == row["key_sop_instance_uids"]
     assert [row.destination for row in house.all(Delivery)] == ["pacs", "pacs"]
     assert (house.config.archive_dir / job.summary["overlay"]).read_bytes().startswith(b"\x89PNG")
     assert set(job.summary["slice_scores"]) == set(job.sop_instance_uids)

@@ -52,16 +52,17 @@ def numbers(sr: Dataset) -> Iterator[tuple[str, float, str]]:
 
 
 def test_the_answer_and_each_lesion_can_be_read_from_the_tree(make_exam: MakeExam) -> None:
-    """Present with its probability, then per lesion volume, long axis and mean attenuation."""
+    """Present with its probability, then per lesion volume, ABC/2, long axis and mean attenuation."""
     exam = make_exam()
     sr = exam.sr(exam.seg())
     assert evaluations(sr)["1386000"] == "52101004"
     found = list(numbers(sr))
     assert found[0] == ("122157", 0.93, "1")
     for index, lesion in enumerate(exam.lesions):
-        volume, axis, density = found[1 + 3 * index : 4 + 3 * index]
+        volume, estimate, axis, density = found[1 + 4 * index : 5 + 4 * index]
         assert (volume[0], volume[2]) == ("118565006", "cm3")
         assert volume[1] == pytest.approx(lesion.volume_ml, abs=0.0006)
+        assert estimate == ("121221", 4.5, "cm3")
         assert axis == ("103339001", 12.3, "mm")
         assert (density[0], density[2]) == ("112031", "[hnsf'U]")
         assert density[1] == pytest.approx(lesion.mean_hu, abs=0.06)

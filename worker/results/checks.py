@@ -14,12 +14,22 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.uid import UID
 
 from dicom_node.result_forms import Family, FormName
+from ml.prediction import Side
+from worker.results.codes import coded
 from worker.results.errors import ResultInvalid
 from worker.results.files import through_bytes
 from worker.results.identity import identity_difference
 from worker.results.masks import frame_sources, read_frames, read_mask, read_segments
 from worker.results.module_tables import missing_attributes
-from worker.results.report_tree import ReportedLesion, referenced_instances, report_problem, reported_lesions
+from worker.results.outlines import fill, largest_piece
+from worker.results.report_tree import (
+    ReportedLesion,
+    ReportedRegion,
+    referenced_instances,
+    report_problem,
+    reported_lesions,
+    reported_regions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,8 +89,12 @@ def check_sr(sr: Dataset, exam: AnalysedExam, *, form: Form, seg: Dataset) -> No
     reported = reported_lesions(sr)
     _require(len(reported) == len(lesions), "SR_LESIONS", f"{len(reported)} lesion groups for {len(lesions)} lesions")
     segments = read_segments(seg)
-    for group in reported:
+    for group, lesion in zip(reported, lesions, strict=True):
         _check_reported(group, seg, _counted_ml(segments.get(group.segment_number, {}), source))
+        side = "" if lesion.side is Side.MIDLINE else str(coded(lesion.side).value)
+        _require(group.laterality == side, "SR_SIDE", f"lesion {lesion.number} is {lesion.side}, the report differs")
+    if form.planar_regions:
+        _check_regions(reported_regions(sr), exam)
 
 
 def check_rejection(form: Form, datasets: Sequence[Dataset], header: Dataset) -> None:
@@ -187,6 +201,18 @@ def _counted_ml(masks: dict[str, MaskArray], source: SourceExam) -> float:
     """The volume counted again from the SEG's own voxels: slice heights along the normal, not table steps."""
     voxel_ml = dict(zip(source.geometry.sop_instance_uids, source.geometry.voxel_volumes_ml, strict=True))
     return sum(float(mask.sum() * voxel_ml[uid]) for uid, mask in masks.items())
+
+
+def _check_regions(regions: Sequence[ReportedRegion], exam: AnalysedExam) -> None:
+    """Each line, filled, is the lesion's largest piece on its key slice, to the pixel."""
+    _require(len(regions) == len(exam.lesions), "SR_REGION", f"{len(regions)} lines for {len(exam.lesions)} lesions")
+    uids = exam.source.geometry.sop_instance_uids
+    for region, lesion in zip(regions, exam.lesions, strict=True):
+        z = lesion.key_slice
+        _require(region.sop_instance_uid == uids[z], "SR_REGION", f"the line of lesion {lesion.number} is elsewhere")
+        piece = largest_piece(lesion.mask[z])
+        same = (region.line[0] == region.line[-1]).all() and np.array_equal(fill(region.line, piece.shape), piece)
+        _require(same, "SR_REGION", f"the line of lesion {lesion.number} is not its outline")
 
 
 def _check_reported(group: ReportedLesion, seg: Dataset, counted_ml: float) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydicom import Dataset
 
+    from ml.volume import FloatArray
+
 _GROUP, _TRACKING_ID, _TRACKING_UID, _SEGMENT, _VOLUME = "125007", "112039", "112040", "121191", "118565006"
-_SUMMARY = "121111"
+_SUMMARY, _REGION, _SITE, _LATERALITY = "121111", "111030", "363698007", "272741003"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,19 @@ class ReportedLesion:
     """The SEG that it refers to."""
     segment_number: int
     volume_ml: float
+    laterality: str
+    """SNOMED code, empty where none is told."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReportedRegion:
+    """One TID 1410 group."""
+
+    tracking_uid: str
+    sop_instance_uid: str
+    """The image that the line lies on."""
+    line: FloatArray
+    """(n, 2) columns and rows."""
 
 
 def walk(item: Dataset) -> Iterator[Dataset]:
@@ -82,9 +99,34 @@ def reported_lesions(sr: Dataset) -> list[ReportedLesion]:
                 sop_instance_uid=str(reference.ReferencedSOPInstanceUID),
                 segment_number=int(reference.ReferencedSegmentNumber),
                 volume_ml=_cubic_centimetres(children.get(_VOLUME)),
+                laterality=_laterality(children.get(_SITE)),
             )
         )
     return found
+
+
+def reported_regions(sr: Dataset) -> list[ReportedRegion]:
+    """The groups that hold a closed line on an image, in order."""
+    found = []
+    for group in (item for item in walk(sr) if concept(item) == _GROUP):
+        children = {concept(child): child for child in group.ContentSequence}
+        region = children.get(_REGION)
+        if region is None or region.ValueType != "SCOORD" or region.GraphicType != "POLYLINE":
+            continue
+        image = region.ContentSequence[0].ReferencedSOPSequence[0]
+        found.append(
+            ReportedRegion(
+                tracking_uid=str(children[_TRACKING_UID].UID) if _TRACKING_UID in children else "",
+                sop_instance_uid=str(image.ReferencedSOPInstanceUID),
+                line=np.array(region.GraphicData, dtype=np.float64).reshape(-1, 2),
+            )
+        )
+    return found
+
+
+def _laterality(site: Dataset | None) -> str:
+    modifiers = (site.get("ContentSequence") if site is not None else None) or []
+    return next((str(one.ConceptCodeSequence[0].CodeValue) for one in modifiers if concept(one) == _LATERALITY), "")
 
 
 def _cubic_centimetres(item: Dataset | None) -> float:

@@ -149,7 +149,12 @@ def _descriptions(context: ResultContext, lesions: Sequence[Lesion]) -> list[Seg
     if not lesions:
         return [_description(context, 1, EMPTY_SEGMENT_LABEL, tracked=False)]
     return [
-        _description(context, lesion.number, f"Hemorrhage {lesion.number}, {lesion.volume_ml:.1f} mL", tracked=True)
+        _description(
+            context,
+            lesion.number,
+            f"Hemorrhage {lesion.number}, {lesion.side}, {lesion.volume_ml:.1f} mL",
+            tracked=True,
+        )
         for lesion in lesions
     ]
 

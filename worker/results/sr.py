@@ -4,7 +4,9 @@
       language, device observer (the bundle), procedure reported
       Imaging Measurements
         exam          TID 1501: hemorrhage present / absent / undetermined, probability, key images
-        lesion 1..n   TID 1411: segment of the SEG, same tracking UID, volume, long axis, mean attenuation
+        lesion 1..n   TID 1411: segment of the SEG, same tracking UID, finding, side, volume, ABC/2, long axis,
+                      mean attenuation
+        outline 1..n  TID 1410, where asked for: closed line on the key slice, same tracking UID, area
       Qualitative Evaluations
         Summary       one line for people
         Comment       research notice
@@ -14,6 +16,7 @@ A rejected study has no Imaging Measurements and a Summary that says why.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import highdicom.sr as hd
@@ -21,10 +24,13 @@ from highdicom.sr import CodedConcept, ContentSequence, RelationshipTypeValues
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from dicom_node.result_forms import FormName
+from ml.labels import Subtype
+from ml.prediction import Side
 from worker.results.attributes import blank_header, finish
 from worker.results.codes import coded
 from worker.results.context import RESEARCH_NOTICE
 from worker.results.errors import ResultInvalid
+from worker.results.outlines import largest_piece, outline
 from worker.results.seg import tracking_id
 from worker.results.summary import answer, rejection_sentence, summary_sentence
 from worker.results.uids import form_uid, lesion_tracking_uid, result_uid
@@ -41,6 +47,13 @@ if TYPE_CHECKING:
     from worker.results.source import SourceExam
 
 
+SUBTYPE_FINDINGS = {
+    Subtype.IPH: "intraparenchymal_hemorrhage",
+    Subtype.SAH: "subarachnoid_hemorrhage",
+    Subtype.SDH: "subdural_hemorrhage",
+    Subtype.EDH: "epidural_hemorrhage",
+}
+"""Names in codes.toml; intraventricular hemorrhage has no code there."""
 _CLASSES: dict[FormName, type[hd.Comprehensive3DSR | hd.ComprehensiveSR]] = {
     FormName.SR_3D: hd.Comprehensive3DSR,
     FormName.SR: hd.ComprehensiveSR,
@@ -52,6 +65,8 @@ def write_sr(context: ResultContext, exam: AnalysedExam, *, form: Form, seg: Dat
     groups = _exam_group(context, exam)
     for lesion in exam.lesions:
         groups.extend(_lesion_group(context, exam.source, lesion, seg))
+        if form.planar_regions:
+            groups.extend(_outline_group(context, exam.source, lesion))
     summary = summary_sentence(exam.prediction, exam.lesions, context.operating_points)
     evidence = [*(blank_header(header) for header in exam.source.headers), blank_header(seg)]
     document = _document(
@@ -154,7 +169,7 @@ def _observer(context: ResultContext) -> hd.ObserverContext:
 
 def _exam_group(context: ResultContext, exam: AnalysedExam) -> ContentSequence:
     finding, source, prediction = coded(context.finding), exam.source, exam.prediction
-    slices = sorted({lesion.key_slice for lesion in exam.lesions})
+    slices = sorted({z for lesion in exam.lesions for z in lesion.key_slices})
     return hd.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.TrackingIdentifier(result_uid(context, "exam"), "ICH exam"),
         finding_type=finding,
@@ -181,16 +196,47 @@ def _lesion_group(context: ResultContext, source: SourceExam, lesion: Lesion, se
             segment_number=lesion.number,
             source_series=hd.SourceSeriesForSegmentation(source.series_instance_uid),
         ),
-        finding_type=coded(context.finding),
+        finding_type=_finding(context, lesion),
         algorithm_id=_algorithm(context),
-        finding_sites=[hd.FindingSite(coded("intracranial"))],
+        finding_sites=[_site(lesion)],
         measurements=[
             hd.Measurement(coded("volume"), round(lesion.volume_ml, 3), coded("cubic_centimeter")),
+            hd.Measurement(coded("volume_of_ellipsoid"), round(lesion.abc2_ml, 3), coded("cubic_centimeter")),
             hd.Measurement(coded("long_axis"), round(lesion.longest_axial_diameter_mm, 1), coded("millimeter")),
             hd.Measurement(
                 coded("attenuation"), round(lesion.mean_hu, 1), coded("hounsfield_unit"), derivation=coded("mean")
             ),
         ],
+    )
+
+
+def _outline_group(context: ResultContext, source: SourceExam, lesion: Lesion) -> ContentSequence:
+    """The largest piece of the lesion on its key slice, as a line that a viewer draws over the image."""
+    z = lesion.key_slice
+    piece = largest_piece(lesion.mask[z])
+    area_mm2 = float(piece.sum()) * math.prod(source.geometry.pixel_spacing_mm)
+    image = hd.SourceImageForRegion(str(source.headers[z].SOPClassUID), source.geometry.sop_instance_uids[z])
+    return hd.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.TrackingIdentifier(
+            lesion_tracking_uid(context, lesion.number), tracking_id(lesion.number)
+        ),
+        referenced_region=hd.ImageRegion(hd.GraphicTypeValues.POLYLINE, outline(piece), image),
+        finding_type=_finding(context, lesion),
+        algorithm_id=_algorithm(context),
+        finding_sites=[_site(lesion)],
+        measurements=[hd.Measurement(coded("area"), round(area_mm2, 1), coded("square_millimeter"))],
+    )
+
+
+def _finding(context: ResultContext, lesion: Lesion) -> CodedConcept:
+    """The subtype's code where the subtype is known and has one, else hemorrhage as such."""
+    return coded(SUBTYPE_FINDINGS.get(lesion.subtype, context.finding) if lesion.subtype else context.finding)
+
+
+def _site(lesion: Lesion) -> hd.FindingSite:
+    """Laterality has codes for left and right only (CID 244); a lesion of the midline has none."""
+    return hd.FindingSite(
+        coded("intracranial"), laterality=coded(lesion.side) if lesion.side is not Side.MIDLINE else None
     )
 
 

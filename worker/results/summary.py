@@ -54,5 +54,6 @@ def _volumes(lesions: Sequence[Lesion], prediction: Prediction) -> str:
         return "No region could be outlined." if prediction.exam_positive else "No region outlined."
     total_ml = sum(lesion.volume_ml for lesion in lesions)
     if len(lesions) == 1:
-        return f"1 region of {total_ml:.1f} mL."
-    return f"{len(lesions)} regions, {total_ml:.1f} mL in all, largest {lesions[0].volume_ml:.1f} mL."
+        return f"1 region of {total_ml:.1f} mL, {lesions[0].side}."
+    largest = f"largest {lesions[0].volume_ml:.1f} mL, {lesions[0].side}"
+    return f"{len(lesions)} regions, {total_ml:.1f} mL in all, {largest}."

@@ -1,0 +1,105 @@
+"""The midline of heads that are turned, shifted, leaning and stored in every way, and the side of a lesion."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ml.inference.lesions import find_lesions
+from ml.inference.midline import find_midline
+from ml.prediction import Side
+from ml.volume import FloatArray, Geometry, Volume
+
+SHAPE = (24, 96, 96)
+PIXEL_MM, STEP_MM = 2.4, 6.0
+
+
+def pose(turn_degrees: float, lean_degrees: float) -> FloatArray:
+    """Rotation from the head's own axes to the patient's."""
+    turn, lean = np.radians([turn_degrees, lean_degrees])
+    about_y = np.array([[np.cos(lean), 0, np.sin(lean)], [0, 1, 0], [-np.sin(lean), 0, np.cos(lean)]])
+    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    return np.asarray(about_z @ about_y)
+
+
+def head(
+    turn: float = 0.0, lean: float = 0.0, shift_mm: float = 0.0, bone_hu: float = 900.0
+) -> tuple[Volume, FloatArray]:
+    """A skull in a given pose, and each voxel's place in its own axes (x left, y back, z up; mm)."""
+    middle = (np.array(SHAPE) - 1) / 2
+    z, y, x = np.indices(SHAPE)
+    patient = np.stack([(x - middle[2]) * PIXEL_MM, (y - middle[1]) * PIXEL_MM, (z - middle[0]) * STEP_MM], axis=-1)
+    own = (patient - [shift_mm, 0, 0]) @ pose(turn, lean)
+    radius = np.sqrt(((own / [72.0, 92.0, 90.0]) ** 2).sum(axis=-1))
+    hu = np.where(radius < 1.0, 35.0, -1000.0)
+    hu[(radius > 0.9) & (radius < 1.0)] = bone_hu
+    positions = np.array([[*(-middle[:0:-1] * PIXEL_MM), (k - middle[0]) * STEP_MM] for k in range(SHAPE[0])])
+    geometry = Geometry(
+        positions, np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), (PIXEL_MM, PIXEL_MM), tuple(map(str, range(SHAPE[0])))
+    )
+    return Volume(hu.astype(np.float32), geometry), own
+
+
+POSES = {"straight": (0, 0, 0), "turned": (14, 0, 0), "leaning": (0, 9, 0), "all at once": (-11, -7, 17)}
+
+
+@pytest.mark.parametrize("bone_hu", [900.0, 60.0], ids=["skull", "no bone"])
+@pytest.mark.parametrize(("turn", "lean", "shift_mm"), POSES.values(), ids=POSES)
+def test_the_midline_is_found_in_every_pose(turn: float, lean: float, shift_mm: float, bone_hu: float) -> None:
+    """Within 5 mm everywhere in the head, though the picture's own middle is far off."""
+    volume, own = head(turn, lean, shift_mm, bone_hu)
+    inside = volume.hu > -300
+    found = find_midline(volume).leftwards_mm(points(volume, inside))
+    assert np.abs(found - own[inside][:, 0]).max() < 5.0
+
+
+def points(volume: Volume, mask: np.ndarray) -> FloatArray:
+    """(n, 3) patient points, one by one."""
+    return np.array([volume.geometry.to_lps(int(z), y, x) for z, y, x in np.argwhere(mask)])
+
+
+@pytest.mark.parametrize(("turn", "lean", "shift_mm"), POSES.values(), ids=POSES)
+def test_a_lesion_at_the_front_of_a_turned_head_is_on_the_side_where_it_is(
+    turn: float, lean: float, shift_mm: float
+) -> None:
+    """12 mm from the head's midline, 60 mm in front: by the picture's middle some would change sides."""
+    volume, own = head(turn, lean, shift_mm)
+    for x, side in ((12.0, Side.LEFT), (-12.0, Side.RIGHT), (0.0, Side.MIDLINE)):
+        mask = ((own - [x, -60.0, 10.0]) ** 2).sum(axis=-1) < 7.5**2
+        (lesion,) = find_lesions(mask, volume)
+        assert lesion.side is side
+
+
+def test_a_lesion_that_reaches_over_the_midline_belongs_to_the_side_that_holds_most_of_it() -> None:
+    """A fifth on the other side is not the midline yet."""
+    volume, own = head()
+    for reach_mm, side in ((-3.0, Side.LEFT), (-20.0, Side.MIDLINE)):
+        mask = (own[..., 0] > reach_mm) & (own[..., 0] < 25) & (np.abs(own[..., 1:]) < 15).all(axis=-1)
+        (lesion,) = find_lesions(mask, volume)
+        assert lesion.side is side
+
+
+@pytest.mark.parametrize("flip", ["rows", "rows for columns", "none"])
+def test_sides_are_the_patients_however_the_slices_are_stored(flip: str) -> None:
+    """Mirrored storage with its own direction cosines is the same patient."""
+    volume, own = head(turn=8, shift_mm=-10)
+    mask = ((own - [30.0, 0.0, 0.0]) ** 2).sum(axis=-1) < 12.0**2
+    old = volume.geometry
+    upside_down = replace(old, positions_lps=old.positions_lps[::-1])  # both ways turn the normal: the order follows it
+    if flip == "rows":
+        shift = np.array([(SHAPE[2] - 1) * PIXEL_MM, 0.0, 0.0])
+        turned = replace(upside_down, row_lps=-old.row_lps, positions_lps=upside_down.positions_lps + shift)
+        volume, mask = Volume(volume.hu[::-1, :, ::-1], turned), mask[::-1, :, ::-1]
+    elif flip == "rows for columns":
+        turned = replace(upside_down, row_lps=old.column_lps, column_lps=old.row_lps)
+        volume, mask = Volume(volume.hu[::-1].transpose(0, 2, 1), turned), mask[::-1].transpose(0, 2, 1)
+    (lesion,) = find_lesions(mask, volume)
+    assert lesion.side is Side.LEFT
+
+
+def test_without_any_head_the_midline_is_the_middle_of_the_picture() -> None:
+    """A picture of air has no symmetry; nothing fails."""
+    volume, _ = head()
+    found = find_midline(Volume(np.full_like(volume.hu, -1000.0), volume.geometry))
+    assert found.left_lps == (1.0, 0.0, 0.0)
+    assert found.offset_mm == pytest.approx(0.0, abs=1e-6)
