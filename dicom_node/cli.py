@@ -29,6 +29,7 @@ from dicom_node.conformance import statement
 from dicom_node.db import Database, make_engine
 from dicom_node.errors import ConfigError, DeliveryError, NodeError, NotFound, NotPossible
 from dicom_node.states import DeliveryState, JobState
+from dicom_node.transport import Answer, Outgoing, outgoing
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 db_app = typer.Typer(no_args_is_help=True, help="The database schema.")
@@ -215,16 +216,16 @@ def echo(
         raise NotFound(f"config has no [[delivery.destination]] called {name!r}")
     rows = [_echo_row(destination, config) for destination in wanted]
     _print("echo", rows, as_json=as_json)
-    if any(row["answer"] != "0x0000" for row in rows):
+    if not all(row["ok"] for row in rows):
         raise typer.Exit(COULD_NOT)
 
 
 def _echo_row(destination: DestinationConfig, config: Config) -> dict[str, Any]:
+    row = {"destination": destination.name, "ae_title": destination.ae_title}
     try:
-        answer = f"0x{scu.echo(destination, config.node):04X}"
+        return {**row, "ok": True, "answer": scu.echo(destination, config.node)}
     except DeliveryError as error:
-        answer = str(error)
-    return {"destination": destination.name, "ae_title": destination.ae_title, "answer": answer}
+        return {**row, "ok": False, "answer": str(error)}
 
 
 @app.command()
@@ -240,11 +241,11 @@ def send(
     config = _config()
     destination = _send_to(config, host=host, port=port, called=called, calling=calling)
     files, skipped = _dicom_files(folder)
-    refused: list[scu.Answer] = []
+    refused: list[Answer] = []
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("sending", total=len(files))
 
-        def answered(answer: scu.Answer) -> None:
+        def answered(answer: Answer) -> None:
             progress.advance(bar)
             if not answer.sent:
                 refused.append(answer)
@@ -276,13 +277,13 @@ def _send_to(config: Config, *, host: str, port: int, called: str, calling: str)
         raise typer.BadParameter(f"{first['loc'][-1]}: {first['msg']}") from error
 
 
-def _dicom_files(folder: Path) -> tuple[list[scu.Outgoing], int]:
+def _dicom_files(folder: Path) -> tuple[list[Outgoing], int]:
     """Part 10 files of objects below a folder, and how many files were something else (a DICOMDIR is no object)."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
-    files: list[scu.Outgoing] = []
+    files: list[Outgoing] = []
     for path in paths:
         try:
-            file = scu.outgoing(len(files), path)
+            file = outgoing(len(files), path)
         except (DeliveryError, OSError):
             continue
         if file.sop_class_uid != MEDIA_DIRECTORY:

@@ -17,28 +17,17 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from dicom_node.config_lines import explain, nearest
+from dicom_node.config_lines import explain, find_line, nearest
 from dicom_node.eligibility import EligibilityRules
 from dicom_node.errors import ConfigError
+from dicom_node.profiles import BUILT_IN, STANDARD, ProfileConfig, Variant, variants, with_what_they_refer_to
+from dicom_node.section import Section
+from dicom_node.states import ResultKind
 
 AE_TITLE = re.compile(r"^(?=.*\S)[ -\[\]-~]{1,16}$")
 """PS3.5 section 6.2, VR AE: 16 characters of the default repertoire, no backslash, not only spaces."""
-
-
-class Section(BaseModel):
-    """A section of config.toml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """`true` is a number to Python; in a configuration it is a slip."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
-            raise ValueError("a number is wanted, not true or false")
-        return value
 
 
 class NodeConfig(Section):
@@ -211,12 +200,12 @@ class WorkerConfig(Section):
 class ResultsConfig(Section):
     """What the result objects look like."""
 
-    seg_series_number: int = Field(default=9001, ge=1)
+    first_series_number: int = Field(default=9001, ge=1, le=2_147_483_000)
     seg_series_description: str = Field(default="AI ICH SEG - RESEARCH, not for diagnosis", max_length=64)
-    sr_series_number: int = Field(default=9002, ge=1)
     sr_series_description: str = Field(default="AI ICH report - RESEARCH, not for diagnosis", max_length=64)
     send_sr_when_rejected: bool = True
     send_seg_when_negative: bool = True
+    profile: tuple[ProfileConfig, ...] = ()
 
 
 class DestinationConfig(Section):
@@ -227,6 +216,7 @@ class DestinationConfig(Section):
     host: str
     port: int = Field(ge=1, le=65535)
     calling_ae_title: str = ""
+    profile: str = STANDARD
     timeout_s: float = Field(default=30.0, gt=0)
     commitment: bool = False
     read_back: bool = False
@@ -249,7 +239,7 @@ class RouteConfig(Section):
     destinations: tuple[str, ...]
     calling_ae_titles: tuple[str, ...] = ()
     findings: tuple[Literal["positive", "negative", "rejected"], ...] = ()
-    kinds: tuple[Literal["SEG", "SR"], ...] = ()
+    kinds: tuple[ResultKind, ...] = ()
     series_description: str = ""
 
     @field_validator("series_description")
@@ -311,9 +301,12 @@ class Config(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the sections that can change what a result says; part of every result UID."""
+        """SHA-256 over the sections that can change what every result says; part of every result UID.
+
+        What a profile changes is in its variants, so that a profile for one PACS renames nothing for another.
+        """
         parts = {
-            "results": self.results.model_dump(mode="json"),
+            "results": self.results.model_dump(mode="json", exclude={"profile", "first_series_number"}),
             "eligibility": self.eligibility.model_dump(mode="json"),
             "node": self.node.model_dump(mode="json", include={"ae_title", "institution_name", "timezone_offset"}),
         }
@@ -325,6 +318,22 @@ class Config(Section):
         whole["database"]["url"] = sa.make_url(self.database.url).render_as_string(hide_password=True)
         whole["broker"]["url"] = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", self.broker.url)
         return whole
+
+    @property
+    def profiles(self) -> dict[str, ProfileConfig]:
+        """Every profile by name: the built-in ones, and those of config.toml, which win."""
+        return {profile.name: profile for profile in (*BUILT_IN, *self.results.profile)}
+
+    def variants(self, profile: str, kind: ResultKind, *, segmented: bool = True) -> tuple[Variant, ...]:
+        """What a profile wants of a kind, the preferred one first."""
+        first = self.results.first_series_number
+        return variants(self.profiles[profile], kind, first_series_number=first, segmented=segmented)
+
+    def wanted(self, *, segmented: bool = True) -> tuple[Variant, ...]:
+        """Every variant that some destination may get; without any destination those of `standard`."""
+        names = [destination.profile for destination in self.delivery.destination] or [STANDARD]
+        per_kind = [self.variants(name, kind, segmented=segmented) for name in names for kind in ResultKind]
+        return with_what_they_refer_to(variant for found in per_kind for variant in found)
 
     def destination(self, name: str) -> DestinationConfig | None:
         """The destination of that name, or None when config no longer has it."""
@@ -361,7 +370,7 @@ def parse_config(text: str, *, source: str, base: Path) -> Config:
         items = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
         lines = [explain(item, text, source=source, root=Config) for item in items]
         raise ConfigError("\n".join(lines)) from error
-    _check_names(config, source)
+    _check_names(config, text, source)
     return _fill(config, base)
 
 
@@ -397,15 +406,25 @@ def _tls_below(tls: TlsConfig, base: Path) -> TlsConfig:
     return tls.model_copy(update={name: (base / path).resolve() for name, path in named.items()})
 
 
-def _check_names(config: Config, source: str) -> None:
-    """Routes must name destinations that exist, and no two destinations share a name."""
+def _check_names(config: Config, text: str, source: str) -> None:
+    """Routes and destinations must name what exists, and names must differ."""
     names = [d.name for d in config.delivery.destination]
-    for name in {n for n in names if names.count(n) > 1}:
-        raise ConfigError(f"{source}: two [[delivery.destination]] are called {name!r}; names must differ")
+    _check_unique(names, "[[delivery.destination]]", source)
+    _check_unique([profile.name for profile in config.results.profile], "[[results.profile]]", source)
     for route in config.delivery.route:
         for name in route.destinations:
             if name not in names:
                 raise ConfigError(f"{source}: [[delivery.route]] names {name!r}; {nearest(name, names)}")
+    for index, destination in enumerate(config.delivery.destination):
+        if destination.profile not in config.profiles:
+            line = find_line(text, ("delivery", "destination", index, "profile"))
+            hint = nearest(destination.profile, list(config.profiles))
+            raise ConfigError(f"{source}:{line}: there is no profile {destination.profile!r}; {hint}")
+
+
+def _check_unique(names: list[str], what: str, source: str) -> None:
+    for name in {n for n in names if names.count(n) > 1}:
+        raise ConfigError(f"{source}: two {what} are called {name!r}; names must differ")
 
 
 def _expand(value: Any, text: str, source: str) -> Any:

@@ -157,8 +157,8 @@ def _objects(config: Config) -> str:
 
 | object | series number | series description |
 |---|---|---|
-| Segmentation (BINARY, one segment per lesion) | {results.seg_series_number} | {results.seg_series_description} |
-| Comprehensive 3D SR (TID 1500) | {results.sr_series_number} | {results.sr_series_description} |
+| Segmentation (BINARY, one segment per lesion) | {results.first_series_number} | {results.seg_series_description} |
+| Comprehensive 3D SR (TID 1500) | {results.first_series_number + 1} | {results.sr_series_description} |
 
 Patient, study and character set follow the source. UIDs are a function of input set, bundle and configuration. Content
 Qualification is RESEARCH. A negative study gets {negative}; a rejected one {rejected}."""

@@ -13,6 +13,7 @@ from dicom_node.db import Database
 from dicom_node.deliveries import DueDelivery
 from dicom_node.errors import DeliveryError
 from dicom_node.outbox_loop import Rounds, poll
+from dicom_node.transport import Answer, later, never, outgoing
 
 log = structlog.get_logger()
 
@@ -41,39 +42,48 @@ def _deliver(
 ) -> None:
     by_id = {item.id: item for item in due}
 
-    def answered(answer: scu.Answer) -> None:
+    def answered(answer: Answer) -> None:
         item = by_id.pop(answer.key)
         if answer.sent:
-            deliveries.sent(database, item, status=answer.status or 0, confirm=destination.confirms)
-            log.info("result delivered", delivery=item.id, destination=destination.name, attempts=item.attempts)
+            deliveries.sent(database, item, status=answer.status or "", confirm=destination.confirms)
+            log.info(
+                "result delivered", delivery=item.id, destination=destination.name, form=item.form,
+                attempts=item.attempts,
+            )  # fmt: skip
             return
-        _failed(database, config, item, answer.error, status=answer.status, retryable=answer.retryable)
+        for withdrawn in _failed(database, config, item, answer):
+            by_id.pop(withdrawn, None)
 
     files = []
     for item in due:
         try:
-            files.append(scu.outgoing(item.id, archive_dir / item.path))
+            files.append(outgoing(item.id, archive_dir / item.path))
         except (DeliveryError, OSError) as error:
             # A file that is gone may come back (a shared folder was away); one that is no DICOM will not change.
             text = f"result file: {type(error).__name__}"
-            again = isinstance(error, OSError)
-            _failed(database, config, by_id.pop(item.id), text, status=None, retryable=again)
+            judged = later(item.id, None, text) if isinstance(error, OSError) else never(item.id, None, text)
+            _failed(database, config, by_id.pop(item.id), judged)
     try:
-        scu.send(destination, config.node, files, answered)
+        scu.send(destination, config.node, files, answered, wanted=lambda key: key in by_id)
     except DeliveryError as error:
         _all_failed(database, config, list(by_id.values()), error)
 
 
 def _all_failed(database: Database, config: Config, due: list[DueDelivery], error: DeliveryError) -> None:
+    judged = later if error.retryable else never
     for item in due:
-        _failed(database, config, item, str(error), status=None, retryable=error.retryable)
+        _failed(database, config, item, judged(item.id, None, str(error)))
 
 
-def _failed(
-    database: Database, config: Config, item: DueDelivery, error: str, *, status: int | None, retryable: bool
-) -> None:
-    log.warning("delivery failed", delivery=item.id, attempts=item.attempts, error=error, will_retry=retryable)
-    deliveries.not_sent(database, item, error=error, status=status, retryable=retryable, config=config.delivery)
+def _failed(database: Database, config: Config, item: DueDelivery, answer: Answer) -> frozenset[int]:
+    """Write it down. Returns the deliveries that must not be sent any more, because another form goes instead."""
+    fallback = deliveries.not_sent(database, item, answer, config.delivery)
+    facts = {"delivery": item.id, "form": item.form, "attempts": item.attempts, "error": answer.error}
+    if fallback is None:
+        log.warning("delivery failed", **facts, will_retry=answer.retryable)
+        return frozenset()
+    log.warning("form refused, another goes instead", **facts, instead=fallback.form)
+    return fallback.withdrawn
 
 
 def deliver_until(stop: threading.Event, database: Database, config: Config, archive_dir: Path) -> None:

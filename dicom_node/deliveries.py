@@ -14,8 +14,13 @@ from sqlalchemy.orm import Session
 from dicom_node.audit import record
 from dicom_node.config import Config, DeliveryConfig, RouteConfig
 from dicom_node.db import Database, now
-from dicom_node.states import ARRIVED, DeliveryState
+from dicom_node.fallback import Fallback, close_others, fall_back
+from dicom_node.states import ARRIVED, DeliveryState, ResultKind
 from dicom_node.tables import Delivery, Job, Result
+from dicom_node.transport import Answer
+
+REJECTED = "rejected"
+"""The finding of a study that was not analysed: it has no segmentation."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +33,47 @@ class DueDelivery:
     """Relative to the archive."""
     sop_class_uid: str
     sop_instance_uid: str
+    form: str
 
 
 def route(session: Session, job: Job, results: Sequence[Result], *, finding: str, config: Config) -> None:
-    """Add an outbox row for every result and destination that the rules name; once per pair, ever."""
+    """Add outbox rows for every destination that the rules name: of each kind the forms that its profile wants.
+
+    The preferred one is to be sent, the others are spare. A result goes to a destination once, ever.
+    """
+    made: dict[str, list[Result]] = {}
     for result in results:
-        for destination in destinations_for(
+        made.setdefault(result.variant, []).append(result)
+    for kind in ResultKind:
+        for name in destinations_for(
             config.delivery,
             calling_ae_title=job.study.calling_ae_title,
             finding=finding,
-            kind=result.kind.value,
+            kind=kind.value,
             series_description=str(job.summary.get("series_description") or ""),
         ):
-            existing = session.scalar(
-                sa.select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
+            destination = config.destination(name)
+            wanted = config.variants(destination.profile, kind, segmented=finding != REJECTED) if destination else ()
+            _put_out(session, [made[one.key] for one in wanted if one.key in made], destination=name)
+
+
+def _put_out(session: Session, ranked: Sequence[Sequence[Result]], *, destination: str) -> None:
+    """A row for each object of each form of one kind. What was sent before is not sent again, in whatever form."""
+    ids = [result.id for form in ranked for result in form]
+    rows = sa.select(Delivery).where(Delivery.result_id.in_(ids), Delivery.destination == destination)
+    existing = {delivery.result_id: delivery for delivery in session.scalars(rows)}
+    if any(delivery.state in ARRIVED for delivery in existing.values()):
+        return
+    for rank, result in ((rank, result) for rank, form in enumerate(ranked) for result in form):
+        delivery = existing.get(result.id)
+        if delivery is None:
+            state = DeliveryState.SPARE if rank else DeliveryState.PENDING
+            session.add(
+                Delivery(result_id=result.id, destination=destination, state=state, rank=rank, created_at=now())
             )
-            if existing is None:
-                session.add(Delivery(result_id=result.id, destination=destination, created_at=now()))
-            elif existing.state is DeliveryState.CANCELLED:
-                _start_again(existing)
+        elif delivery.state is DeliveryState.CANCELLED:
+            delivery.rank = rank
+            _start_again(delivery, spare=rank > 0)
 
 
 def destinations_for(
@@ -99,7 +126,7 @@ def supersede_older(session: Session, job: Job, *, keep: Sequence[Result]) -> No
         sa.update(Delivery)
         .where(
             Delivery.result_id.in_([result.id for result in older]),
-            Delivery.state.in_((DeliveryState.PENDING, DeliveryState.DEAD)),
+            Delivery.state.not_in(ARRIVED),
         )
         .values(state=DeliveryState.CANCELLED, last_error="replaced by a later result before it was sent")
     )
@@ -124,7 +151,7 @@ def claim_due(database: Database, destination: str, *, lease_s: float, limit: in
         for delivery, _ in rows:
             delivery.lease_until = now() + timedelta(seconds=lease_s)
             delivery.attempts += 1
-        return [DueDelivery(d.id, d.attempts, r.path, r.sop_class_uid, r.sop_instance_uid) for d, r in rows]
+        return [DueDelivery(d.id, d.attempts, r.path, r.sop_class_uid, r.sop_instance_uid, r.form) for d, r in rows]
 
 
 def any_due(session: Session) -> set[str]:
@@ -142,13 +169,13 @@ def any_due(session: Session) -> set[str]:
     )
 
 
-def sent(database: Database, due: DueDelivery, *, status: int, confirm: bool = False) -> None:
-    """The destination has it, whatever else was decided about this delivery in the meantime.
+def sent(database: Database, due: DueDelivery, *, status: str, confirm: bool = False) -> None:
+    """The destination has it, whatever else was decided about this delivery in the meantime. No other form is sent.
 
     With `confirm` that is not yet the end: the confirmer makes sure that it stays there.
     """
     with database.session() as session:
-        delivery = _locked(session, due.id)
+        delivery, others = _locked(session, due.id)
         if delivery.state in ARRIVED:
             return
         delivery.state = DeliveryState.SENT
@@ -156,33 +183,50 @@ def sent(database: Database, due: DueDelivery, *, status: int, confirm: bool = F
         delivery.confirm_at = now() if confirm else None
         delivery.confirm_attempts = 0
         delivery.lease_until = None
-        delivery.last_status = f"0x{status:04X}"
+        delivery.last_status = status
         delivery.last_error = None
-        note(session, delivery, "result delivered")
+        close_others(delivery, others)
+        note(session, delivery, "result delivered", form=delivery.result.form)
 
 
-def not_sent(
-    database: Database, due: DueDelivery, *, error: str, status: int | None, retryable: bool, config: DeliveryConfig
-) -> None:
-    """Plan the next try, or put the delivery into the dead letter: refused for good, or too old."""
+def not_sent(database: Database, due: DueDelivery, answer: Answer, config: DeliveryConfig) -> Fallback | None:
+    """Plan the next try; or, refused for good or too old, send the next form or put it into the dead letter."""
     with database.session() as session:
-        delivery = _locked(session, due.id)
+        delivery, others = _locked(session, due.id)
         if delivery.state is not DeliveryState.PENDING or delivery.attempts != due.attempts:
-            return
+            return None
         too_old = (now() - delivery.created_at).total_seconds() > config.give_up_after_s
         delivery.lease_until = None
-        delivery.last_status = f"0x{status:04X}" if status is not None else None
-        delivery.last_error = error[:512]
-        if retryable and not too_old:
-            delivery.not_before = now() + timedelta(seconds=wait_s(delivery.attempts, config))
-            return
+        delivery.last_status = answer.status
+        delivery.last_error = answer.error[:512]
+        if answer.retryable and not too_old:
+            asked_s = min(answer.wait_s or 0.0, config.retry_longest_s)
+            delivery.not_before = now() + timedelta(seconds=max(asked_s, wait_s(delivery.attempts, config)))
+            return None
+        fallback = fall_back(delivery, others) if answer.form_refused else None
+        if fallback is not None:
+            facts = {"form": delivery.result.form, "instead": fallback.form, "error": answer.error[:512]}
+            note(session, delivery, "form refused, another goes instead", **facts)
+            return fallback
         delivery.state = DeliveryState.DEAD
-        note(session, delivery, "delivery given up", error=error[:512])
+        note(session, delivery, "delivery given up", form=delivery.result.form, error=answer.error[:512])
+        return None
 
 
-def _locked(session: Session, delivery_id: int) -> Delivery:
-    """The delivery's row, locked until the end of the transaction."""
-    return session.get_one(Delivery, delivery_id, with_for_update=True)
+def _locked(session: Session, delivery_id: int) -> tuple[Delivery, list[Delivery]]:
+    """A delivery, and all others of its job to the same destination; locked, in one order, until the end."""
+    destination, job_id = session.execute(
+        sa.select(Delivery.destination, Result.job_id).join(Result).where(Delivery.id == delivery_id)
+    ).one()
+    rows = session.scalars(
+        sa.select(Delivery)
+        .join(Result, Delivery.result_id == Result.id)
+        .where(Delivery.destination == destination, Result.job_id == job_id)
+        .order_by(Delivery.id)
+        .with_for_update(of=Delivery)
+    ).all()
+    (delivery,) = (row for row in rows if row.id == delivery_id)
+    return delivery, [row for row in rows if row.id != delivery_id]
 
 
 def note(session: Session, delivery: Delivery, kind: str, **detail: str) -> None:
@@ -221,13 +265,13 @@ def restart(database: Database, *, delivery_id: int | None = None, destination: 
         return len(rows)
 
 
-def _start_again(delivery: Delivery) -> None:
-    """To be sent now; one that had ended gets its whole time again."""
+def _start_again(delivery: Delivery, *, spare: bool = False) -> None:
+    """To be sent now (or when it is its turn); one that had ended gets its whole time again."""
     if delivery.state is not DeliveryState.PENDING:
         delivery.created_at = now()
         delivery.attempts = 0
         delivery.confirm_rounds = 0
         delivery.lease_until = None
         delivery.last_error = None
-    delivery.state = DeliveryState.PENDING
+    delivery.state = DeliveryState.SPARE if spare else DeliveryState.PENDING
     delivery.not_before = None

@@ -125,8 +125,8 @@ def _destinations(config: Config) -> Iterator[Finding]:
         yield Finding("destinations", ok=False, found=found)
     for destination in config.delivery.destination:
         try:
-            status = scu.echo(destination, config.node)
-            yield Finding(f"destination {destination.name}", ok=status == 0, found=f"C-ECHO answered 0x{status:04X}")
+            answer = scu.echo(destination, config.node)
+            yield Finding(f"destination {destination.name}", ok=True, found=f"C-ECHO answered {answer}")
         except DeliveryError as error:
             yield Finding(f"destination {destination.name}", ok=False, found=str(error))
 

@@ -10,6 +10,7 @@ NodeError                    root; `code` is stable and may be stored; `retryabl
 +- DeliveryError
 |  +- DestinationUnavailable no connection, or a status that time can heal (retryable)
 |  +- DestinationRefused     the destination will never take this object as it is
+|     +- ClassesRefused      it is there, and accepts none of the SOP classes that it was asked for
 +- NotFound                  the CLI was asked for something that is not there
 +- NotPossible               it is there, but not in a state in which that can be done
 """
@@ -81,6 +82,12 @@ class DestinationRefused(DeliveryError):
     """Trying again changes nothing until somebody acts."""
 
     code = "DESTINATION_REFUSED"
+
+
+class ClassesRefused(DestinationRefused):
+    """No presentation context was accepted."""
+
+    code = "SOP_CLASSES_REFUSED"
 
 
 class NotFound(NodeError):

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from dicom_node.db import now
 from dicom_node.errors import ArchiveError
 from dicom_node.facts import facts_to_json
+from dicom_node.result_forms import SOP_CLASSES
 from dicom_node.states import StudyState
 from dicom_node.tables import Association, AuditEvent, Base, Conflict, Result, UtcDateTime
 
@@ -22,13 +23,7 @@ if TYPE_CHECKING:
     from dicom_node.archive import Archive, StoredFile
     from dicom_node.facts import InstanceFacts
 
-RESULT_SOP_CLASSES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
-        "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
-        "1.2.840.10008.5.1.4.1.1.88.34",  # Comprehensive 3D SR
-    }
-)
+RESULT_SOP_CLASSES = frozenset(SOP_CLASSES.values())
 """Only these can be results of this node that a PACS sends back."""
 
 

@@ -20,7 +20,8 @@ from dicom_node.audit import record
 from dicom_node.config import Config, WorkerConfig
 from dicom_node.db import Database, now
 from dicom_node.errors import LeaseLost, NotFound, NotPossible
-from dicom_node.states import OPEN_JOB_STATES, JobState, ResultKind, StudyState, job_states_before
+from dicom_node.profiles import Variant
+from dicom_node.states import OPEN_JOB_STATES, JobState, StudyState, job_states_before
 from dicom_node.tables import Instance, Job, Result, Study
 
 
@@ -57,13 +58,15 @@ class ClaimedJob:
 class NewResult:
     """A result file that stands in the archive and waits for its row."""
 
-    kind: ResultKind
+    variant: Variant
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     path: str
     sha256: str
     size_bytes: int
+    refers_to: str | None = None
+    """SOP Instance UID of the segmentation that a report names."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,10 @@ def _keep_result(session: Session, job: Job, new: NewResult) -> Result:
         result = Result(sop_instance_uid=new.sop_instance_uid, created_at=now())
         session.add(result)
     result.job_id = job.id
-    result.kind = new.kind
+    result.kind = new.variant.kind
+    result.form = new.variant.form.name.value
+    result.variant = new.variant.key
+    result.refers_to = new.refers_to
     result.sop_class_uid = new.sop_class_uid
     result.series_instance_uid = new.series_instance_uid
     result.path = new.path

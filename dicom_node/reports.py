@@ -14,6 +14,8 @@ from dicom_node.states import DeliveryState, JobState, StudyState
 from dicom_node.tables import Association, AuditEvent, Conflict, Delivery, Instance, Job, Result, Study, Verdict
 
 Row = dict[str, Any]
+FORM_NOT_SENT = (DeliveryState.SPARE, DeliveryState.REFUSED, DeliveryState.CANCELLED)
+"""Of a current result: another form went to that destination, or goes."""
 
 
 def ledger(session: Session) -> Row:
@@ -190,7 +192,8 @@ def job_row(job: Job) -> Row:
 
 def _arrival(job: Job) -> Row:
     """Whether a job's results are where they should be: it is done when every destination has, or keeps, them."""
-    current = [d for result in job.results if result.superseded_at is None for d in result.deliveries]
+    everywhere = [d for result in job.results if result.superseded_at is None for d in result.deliveries]
+    current = [d for d in everywhere if d.state not in FORM_NOT_SENT]
     waiting = [d for d in current if not _is_final(d)]
     if not current or waiting:
         states = sorted({"unconfirmed" if d.state is DeliveryState.SENT else d.state.value.lower() for d in waiting})
@@ -243,6 +246,8 @@ def deliveries(session: Session, *, state: DeliveryState | None, limit: int) -> 
 def _result_row(result: Result) -> Row:
     return {
         "kind": result.kind.value,
+        "form": result.form,
+        "variant": result.variant,
         "sop_instance_uid": result.sop_instance_uid,
         "path": result.path,
         "superseded_at": _iso(result.superseded_at),
@@ -254,6 +259,7 @@ def _delivery_row(delivery: Delivery) -> Row:
     return {
         "delivery": delivery.id,
         "kind": delivery.result.kind.value,
+        "form": delivery.result.form,
         "destination": delivery.destination,
         "state": delivery.state.value,
         "attempts": delivery.attempts,

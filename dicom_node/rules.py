@@ -14,7 +14,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from dicom_node.section import Section
 
 Words = tuple[str, ...] | None
 TextField = Literal[
@@ -25,12 +27,6 @@ Measure = Literal["covers_head", "intact", "thickness", "coverage", "slices"]
 
 WORDS = "words or phrases, any of them; `*` at an end for further letters, `@name` for a list of `words`"
 REGEX = "regular expression, found anywhere, capitals and accents ignored"
-
-
-class Section(BaseModel):
-    """Frozen; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Condition(Section):

@@ -10,11 +10,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom import AE, build_context, evt
@@ -24,7 +21,8 @@ from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_node.config import DestinationConfig, NodeConfig, TlsConfig
-from dicom_node.errors import DestinationRefused, DestinationUnavailable
+from dicom_node.errors import ClassesRefused, DestinationRefused, DestinationUnavailable
+from dicom_node.transport import Answer, Outgoing, always, later, never
 
 STORED = (
     range(0x0002),
@@ -36,6 +34,8 @@ STORED = (
 """Success; warnings (PS3.7 C.4, PS3.4 B.2.3: elements coerced or discarded); duplicate SOP instance (PS3.7 C.5.6)."""
 TRANSIENT = (range(0x0110, 0x0111), range(0x0213, 0x0214), range(0xA700, 0xA800))
 """Processing failure, resource limitation (PS3.7 C.5.13, C.5.18), out of resources (PS3.4 B.2.3): may heal."""
+FORM_REFUSED = (range(0x0122, 0x0123), range(0xA900, 0xAA00), range(0xC000, 0x10000))
+"""SOP class not supported (PS3.7 C.5.6); the object does not match its class, cannot be understood (PS3.4 B.2.3)."""
 HINTS = {
     0x0122: "; the PACS must accept this SOP class, or a [[delivery.route]] with `kinds` keeps it away",
     0x0124: "; the PACS does not let this AE title store",
@@ -47,62 +47,38 @@ MAX_CONTEXTS = 128
 """PS3.8 section 9.3.2.2: presentation context ids are the odd numbers 1 to 255."""
 
 
-@dataclass(frozen=True)
-class Outgoing:
-    """A file to send; `key` is handed back with the answer."""
-
-    key: int
-    path: Path
-    sop_class_uid: str
-    transfer_syntax_uid: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of sending one file."""
-
-    key: int
-    sent: bool
-    retryable: bool
-    status: int | None
-    """The C-STORE status, or None when there was none."""
-    error: str = ""
-
-
-def outgoing(key: int, path: Path) -> Outgoing:
-    """Read what must be negotiated for a Part 10 file. Raises DestinationRefused when it is not one."""
-    try:
-        meta = pydicom.dcmread(path, specific_tags=[], stop_before_pixels=True).file_meta
-        return Outgoing(key, path, str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
-    except (InvalidDicomError, AttributeError, EOFError, ValueError) as error:
-        raise DestinationRefused(f"{path.name} is not a DICOM file with file meta information") from error
-
-
 def send(
     destination: DestinationConfig,
     node: NodeConfig,
     files: Sequence[Outgoing],
     on_answer: Callable[[Answer], None],
+    *,
+    wanted: Callable[[int], bool] = always,
 ) -> None:
-    """Send files over as few associations as their presentation contexts allow; every file gets one answer.
-
-    Raises DestinationUnavailable or DestinationRefused when no association can be had; then nothing was sent
-    beyond what was already answered.
-    """
+    """Send files over as few associations as their presentation contexts allow (`transport.Transport.send`)."""
     for batch in _batches(files):
         contexts = sorted({(f.sop_class_uid, f.transfer_syntax_uid) for f in batch})
-        with associated(destination, node, contexts) as assoc:
+        try:
+            with associated(destination, node, contexts) as assoc:
+                for file in batch:
+                    if wanted(file.key):
+                        on_answer(_send_one(assoc, file))
+        except ClassesRefused:
             for file in batch:
-                on_answer(_send_one(assoc, file))
+                if wanted(file.key):
+                    on_answer(_no_context(file))
 
 
-def echo(destination: DestinationConfig, node: NodeConfig) -> int:
-    """The status of a C-ECHO (0 is success). Raises DestinationUnavailable or DestinationRefused."""
+def echo(destination: DestinationConfig, node: NodeConfig) -> str:
+    """The status of a C-ECHO. Raises DestinationUnavailable or DestinationRefused when it is no success."""
     with associated(destination, node, [(Verification, "")]) as assoc:
         status = assoc.send_c_echo()
         if "Status" not in status:
             raise DestinationUnavailable(f"{name_of(destination)} did not answer C-ECHO in {destination.timeout_s:g} s")
-        return int(status.Status)
+        text = _hex(int(status.Status))
+        if status.Status != 0:
+            raise DestinationRefused(f"{name_of(destination)} answered C-ECHO with {text}")
+        return text
 
 
 @contextmanager
@@ -164,40 +140,50 @@ def client_context(tls: TlsConfig) -> ssl.SSLContext:
 def _send_one(assoc: Association, file: Outgoing) -> Answer:
     """One C-STORE, with every way it can go wrong turned into an answer."""
     if not assoc.is_established:
-        return _later(file.key, None, "the association was lost before this file")
+        return later(file.key, None, "the association was lost before this file")
     accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in assoc.accepted_contexts}
     if (UID(file.sop_class_uid), UID(file.transfer_syntax_uid)) not in accepted:
-        what = _object(file.sop_class_uid, file.transfer_syntax_uid)
-        return _refused(file.key, 0x0122, f"the destination accepts no {what}")
+        return _no_context(file)
     try:
         response = assoc.send_c_store(file.path)
     except RuntimeError:  # pynetdicom: the association ended between the look above and the sending
-        return _later(file.key, None, "the association was lost before this file")
+        return later(file.key, None, "the association was lost before this file")
     except (ValueError, AttributeError, OSError, InvalidDicomError) as error:
-        return _refused(file.key, None, f"cannot be sent: {type(error).__name__}")
+        return never(file.key, None, f"cannot be sent: {type(error).__name__}")
     return judge(file.key, int(response.Status) if "Status" in response else None)
 
 
 def judge(key: int, status: int | None) -> Answer:
     """What a C-STORE status, or none at all, means for the file."""
     if status is None:
-        return _later(key, None, "no answer to C-STORE; connection lost or timed out")
+        return later(key, None, "no answer to C-STORE; connection lost or timed out")
     if any(status in codes for codes in STORED):
-        return Answer(key, sent=True, retryable=False, status=status)
-    text = f"C-STORE answered 0x{status:04X}"
+        return Answer(key, sent=True, retryable=False, status=_hex(status))
+    text = f"C-STORE answered {_hex(status)}"
     if any(status in codes for codes in TRANSIENT):
-        return _later(key, status, text)
+        return later(key, _hex(status), text)
     return _refused(key, status, text)
 
 
-def _later(key: int, status: int | None, error: str) -> Answer:
-    return Answer(key, sent=False, retryable=True, status=status, error=error)
+def _refused(key: int, status: int, error: str) -> Answer:
+    about_the_form = any(status in codes for codes in FORM_REFUSED)
+    return never(key, _hex(status), error + hint(status), form_refused=about_the_form)
 
 
-def _refused(key: int, status: int | None, error: str) -> Answer:
-    code = status or 0
-    family = 0xC000 if code >= 0xC000 else 0xA900 if 0xA900 <= code < 0xAA00 else code
-    return Answer(key, sent=False, retryable=False, status=status, error=error + HINTS.get(family, ""))
+def _no_context(file: Outgoing) -> Answer:
+    """The destination accepted no presentation context for the file: as if it had answered 0x0122."""
+    what = _object(file.sop_class_uid, file.transfer_syntax_uid)
+    return _refused(file.key, 0x0122, f"the destination accepts no {what}")
+
+
+def hint(status: int) -> str:
+    """What an administrator can do about a failure status, or nothing."""
+    family = 0xC000 if status >= 0xC000 else 0xA900 if 0xA900 <= status < 0xAA00 else status
+    return HINTS.get(family, "")
+
+
+def _hex(status: int) -> str:
+    return f"0x{status:04X}"
 
 
 def _object(sop_class_uid: str, transfer_syntax_uid: str) -> str:
@@ -221,11 +207,11 @@ def _batches(files: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
 
 def _not_established(
     assoc: Association, destination: DestinationConfig, rejections: Sequence[str]
-) -> DestinationUnavailable | DestinationRefused:
+) -> DestinationUnavailable | ClassesRefused:
     """Why there is no association. Refused for good only when the PACS was there and wanted none of the objects."""
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         wanted = ", ".join(_object(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in assoc.rejected_contexts)
-        return DestinationRefused(f"{name_of(destination)} accepts no {wanted}{HINTS[0x0122]}")
+        return ClassesRefused(f"{name_of(destination)} accepts no {wanted}{HINTS[0x0122]}")
     if rejections:
         hint = f"; does it know our AE title {assoc.requestor.ae_title!r} and this address?"
         return DestinationUnavailable(f"{name_of(destination)} rejected the association: {rejections[0]}{hint}")

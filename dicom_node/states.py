@@ -8,8 +8,10 @@ job        QUEUED -> RUNNING -> SUCCEEDED | REJECTED
            QUEUED | RUNNING -> CANCELLED   by an administrator, or because a later generation replaced it
            FAILED | QUARANTINED | CANCELLED | REJECTED -> QUEUED   `dicom-node retry`
            A job REJECTED because no series was eligible stays as it is: retry reopens its study instead.
-delivery   PENDING -> SENT | DEAD ; DEAD -> PENDING `dicom-node deliver` ; PENDING | DEAD -> CANCELLED (superseded)
-           CANCELLED | DEAD -> SENT    the destination's success came after all; CANCELLED -> PENDING  wanted again
+delivery   PENDING -> SENT | DEAD ; DEAD -> PENDING `dicom-node deliver` ; all but SENT -> CANCELLED (superseded)
+           PENDING -> REFUSED and SPARE -> PENDING   the destination takes no such form, the next one goes instead
+           SPARE -> CANCELLED   a form before it was sent
+           any -> SENT          the destination's success came after all; CANCELLED -> PENDING  wanted again
            SENT is the end where config asks for no confirmation; else (`confirm_at` is set)
            SENT -> COMMITTED   the destination committed to it, or it was found there (C-FIND)
                 -> PENDING     lost or refused there, or no word of it: sent again, `confirmation.max_rounds` times
@@ -57,19 +59,31 @@ class DeliveryState(StrEnum):
     """Where the sending of one result to one destination stands."""
 
     PENDING = "PENDING"
+    SPARE = "SPARE"
+    """A form less preferred: sent only if the destination refuses the one before it."""
     SENT = "SENT"
     """The destination took it. What is more, if config asks for it, is COMMITTED."""
     COMMITTED = "COMMITTED"
     """The destination said, or showed, that it keeps it."""
+    REFUSED = "REFUSED"
+    """The destination does not take this form; the next one of its profile goes in its place."""
     DEAD = "DEAD"
     CANCELLED = "CANCELLED"
 
 
 class ResultKind(StrEnum):
-    """What a result object is."""
+    """What a result object says; in the order in which the objects of a job are made and sent."""
 
     SEG = "SEG"
+    """A segmentation."""
     SR = "SR"
+    """A structured report."""
+    KOS = "KOS"
+    """A Key Object Selection: the images to open first."""
+    SC = "SC"
+    """A Secondary Capture: the summary as a picture."""
+    PDF = "PDF"
+    """The summary as an encapsulated PDF."""
 
 
 OPEN_JOB_STATES = (JobState.QUEUED, JobState.RUNNING)

@@ -207,13 +207,19 @@ class Job(Base):
 
 
 class Result(Base):
-    """One SEG or SR that a job made. Its UID follows from the input set, bundle and config."""
+    """One object that a job made. Its UID follows from the input set, bundle, config, form and options."""
 
     __tablename__ = "results"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(sa.ForeignKey("jobs.id"), index=True)
     kind: Mapped[ResultKind] = mapped_column(_enum(ResultKind, "kind"))
+    form: Mapped[str] = mapped_column(sa.String(64))
+    """`result_forms.FormName`: how it is written."""
+    variant: Mapped[str] = mapped_column(sa.String(255))
+    """`profiles.Variant.key`: all that decides it beside the images. Destinations that want the same share it."""
+    refers_to: Mapped[str | None] = mapped_column(sa.String(64))
+    """SOP Instance UID of the segmentation that a report names."""
     sop_class_uid: Mapped[str] = mapped_column(sa.String(64))
     sop_instance_uid: Mapped[str] = mapped_column(sa.String(64), unique=True)
     series_instance_uid: Mapped[str] = mapped_column(sa.String(64))
@@ -239,6 +245,8 @@ class Delivery(Base):
     state: Mapped[DeliveryState] = mapped_column(
         _enum(DeliveryState, "state"), default=DeliveryState.PENDING, index=True
     )
+    rank: Mapped[int] = mapped_column(default=0)
+    """Place in the order of preference among the forms of its kind: 0 is sent first, the others are spare."""
     attempts: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -23,18 +25,45 @@ def render_item(kind: str, item: Any, _autogenerate: Any) -> str | Literal[False
 def run() -> None:
     """Run the migrations in one transaction. One that alters a table uses `op.batch_alter_table`, for SQLite."""
     connectable = context.config.attributes.get("engine") or make_engine(load_config().database)
-    with connectable.connect() as connection:
+    with connectable.connect() as connection, _tables_may_be_rebuilt(connection):
         context.configure(
             connection=connection,
             target_metadata=Base.metadata,
             render_item=render_item,
             compare_type=True,
+            transactional_ddl=True,  # SQLite too: the engine begins its transactions itself
         )
         with context.begin_transaction():
             if connection.dialect.name == "postgresql":
                 # Parts that start at the same moment would create the same tables; SQLite's write lock serialises them.
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             context.run_migrations()
+            _check_references(connection)
+
+
+@contextmanager
+def _tables_may_be_rebuilt(connection: sa.Connection) -> Iterator[None]:
+    """SQLite alters a table by making it anew, which no row may hinder that refers to it (sqlite.org/lang_altertable).
+
+    The switch does nothing inside a transaction, so it is thrown before one begins.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        raw.execute("PRAGMA foreign_keys=ON")
+
+
+def _check_references(connection: sa.Connection) -> None:
+    """What SQLite did not watch meanwhile; a migration that leaves a row without its parent is taken back."""
+    if connection.dialect.name == "sqlite":
+        lost = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        if lost:
+            raise RuntimeError(f"the migration leaves {len(lost)} rows that refer to nothing, one in {lost[0][0]}")
 
 
 run()

@@ -32,6 +32,7 @@ from dicom_node.config import Config, DestinationConfig, ListenerConfig, load_co
 from dicom_node.db import Database, make_engine
 from dicom_node.errors import DeliveryError, NotFound
 from dicom_node.states import DeliveryState, JobState
+from dicom_node.transport import Answer, Outgoing, outgoing
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_study
 from worker.pacs_stand_in import PacsStandIn
@@ -50,7 +51,7 @@ class StudyToSend:
     """The files of one study, and what is known of it."""
 
     study_instance_uid: str
-    files: tuple[scu.Outgoing, ...]
+    files: tuple[Outgoing, ...]
     not_dicom: int
     truth_ml: float | None = None
     """Hemorrhage in the simulated head, mL."""
@@ -87,7 +88,7 @@ def run(study_folder: Path | None, out: Path) -> int:
 
 def _read_study(folder: Path) -> StudyToSend | None:
     """The one study in a folder; None when it holds no DICOM file."""
-    files: list[scu.Outgoing] = []
+    files: list[Outgoing] = []
     uids: dict[str, int] = {}
     not_dicom = 0
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -95,7 +96,7 @@ def _read_study(folder: Path) -> StudyToSend | None:
             uid = str(
                 pydicom.dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True).StudyInstanceUID
             )
-            files.append(scu.outgoing(len(files), path))
+            files.append(outgoing(len(files), path))
         except (InvalidDicomError, AttributeError, DeliveryError):
             not_dicom += 1
             continue
@@ -114,7 +115,7 @@ def _simulate(folder: Path) -> StudyToSend:
         exam = simulate(draw_spec(SIMULATED_SEED, institution="A", bleed=True))
         paths = write_study(exam, folder)
     uid = str(pydicom.dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID)
-    files = tuple(scu.outgoing(number, path) for number, path in enumerate(paths))
+    files = tuple(outgoing(number, path) for number, path in enumerate(paths))
     return StudyToSend(uid, files, 0, truth_ml=exam.hemorrhage_ml)
 
 
@@ -170,10 +171,11 @@ def _wait_for_listener(config: Config, process: subprocess.Popen[bytes], log_pat
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if scu.echo(_node_address(config), config.node) == 0:
-                    return
+                scu.echo(_node_address(config), config.node)
             except DeliveryError:
                 time.sleep(0.2)
+            else:
+                return
     console.print(f"[red]the node did not start; see {log_path}[/]")
     process.terminate()
     sys.exit(FAILED)
@@ -207,7 +209,7 @@ def _send(config: Config, study: StudyToSend) -> int:
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("C-STORE to the node", total=len(study.files))
 
-        def answered(answer: scu.Answer) -> None:
+        def answered(answer: Answer) -> None:
             nonlocal taken
             taken += answer.sent
             progress.advance(bar)

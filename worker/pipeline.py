@@ -8,11 +8,10 @@ writes the same UIDs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta, timezone
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +24,19 @@ from dicom_node import __version__, jobs
 from dicom_node.config import Config
 from dicom_node.errors import LeaseLost, NodeError
 from dicom_node.jobs import ClaimedJob, NewResult, Outcome
-from dicom_node.result_forms import Family, Form
+from dicom_node.profiles import Variant
+from dicom_node.result_forms import Family
 from dicom_node.states import JobState, ResultKind
 from ml.data.series import read_volume
 from ml.errors import MlError, UnreadableStudy
 from ml.inference.lesions import find_lesions
 from worker.lease import Lease
 from worker.results.checks import check_form, check_rejection
-from worker.results.context import Equipment, OperatingPoints, ResultContext, SeriesLabel, SeriesPlan
+from worker.results.context import Equipment, OperatingPoints, ResultContext, SeriesPlan
 from worker.results.errors import ResultInvalid
 from worker.results.exam import AnalysedExam
 from worker.results.files import save
-from worker.results.forms import DEFAULT_FORMS, write_form, write_rejection
+from worker.results.forms import write_form, write_rejection
 from worker.results.overlay import write_overlay
 from worker.results.source import read_source
 from worker.results.summary import summary_sentence
@@ -145,40 +145,48 @@ class Findings:
 def _write_results(
     runtime: Runtime, job: ClaimedJob, paths: list[Path], found: Findings, stages: Stages
 ) -> tuple[tuple[NewResult, ...], str]:
-    """SEG, SR and the overlay picture in the archive. Returns the rows-to-be and the picture's path."""
-    context, positive = _context(runtime, job), found.prediction.exam_positive
+    """What the destinations' profiles ask for, and the overlay picture, in the archive.
+
+    Returns the rows-to-be and the picture's path.
+    """
+    written: dict[Variant, tuple[Dataset, ...]] = {}
     with stages("encode"):
         source = read_source(paths, found.volume.geometry)
         exam = AnalysedExam(source, found.volume, found.prediction, found.lesions)
-        written: dict[Form, tuple[Dataset, ...]] = {}
-        for form in DEFAULT_FORMS:
-            written[form] = write_form(form, context, exam, beside=list(chain(*written.values())))
+        for variant in runtime.config.wanted():
+            context = _context(runtime, job, variant.first_series_number)
+            written[variant] = write_form(variant.form, context, exam, beside=_beside(variant, written))
     with stages("check"):
-        for form, datasets in written.items():
-            check_form(form, datasets, exam, beside=list(chain(*written.values())))
+        for variant, datasets in written.items():
+            check_form(variant.form, datasets, exam, beside=_beside(variant, written))
     with stages("save"):
-        send_seg = positive or runtime.config.results.send_seg_when_negative
+        send_seg = exam.prediction.exam_positive or runtime.config.results.send_seg_when_negative
         kept = [
-            _keep(runtime, ResultKind(form.family), ds)
-            for form, datasets in written.items()
-            if send_seg or form.family is not Family.SEG
+            _keep(runtime, variant, ds, beside=_beside(variant, written))
+            for variant, datasets in written.items()
+            if send_seg or variant.kind is not ResultKind.SEG
             for ds in datasets
         ]
-        overlay = _result_path(written[DEFAULT_FORMS[-1]][-1]).replace(".dcm", ".png")
+        overlay = f"results/{job.input_digest[:2]}/overlay-{job.input_digest}-{job.id}.png"
         write_overlay(found.volume, runtime.archive_dir / overlay, prediction=exam.prediction, lesions=exam.lesions)
     return tuple(kept), overlay
+
+
+def _beside(variant: Variant, written: Mapping[Variant, tuple[Dataset, ...]]) -> tuple[Dataset, ...]:
+    """The segmentation that a report refers to, in the form that the same destination gets."""
+    return written[variant.about] if variant.about else ()
 
 
 def _rejected(runtime: Runtime, job: ClaimedJob, paths: list[Path], code: str, sentence: str) -> Outcome:
     """The study cannot be analysed: an SR that says so, if configured."""
     results: tuple[NewResult, ...] = ()
     if runtime.config.results.send_sr_when_rejected:
-        context = _context(runtime, job)
         header = _any_header(paths, job)
-        for form in DEFAULT_FORMS:
-            datasets = write_rejection(form, context, header, code=code, sentence=sentence)
-            check_rejection(form, datasets, header)
-            results += tuple(_keep(runtime, ResultKind(form.family), ds) for ds in datasets)
+        for variant in runtime.config.wanted(segmented=False):
+            context = _context(runtime, job, variant.first_series_number)
+            datasets = write_rejection(variant.form, context, header, code=code, sentence=sentence)
+            check_rejection(variant.form, datasets, header)
+            results += tuple(_keep(runtime, variant, ds) for ds in datasets)
     summary = {
         "study_instance_uid": job.study_instance_uid,
         "series_instance_uid": job.series_instance_uid,
@@ -205,8 +213,8 @@ def _any_header(paths: list[Path], job: ClaimedJob) -> Dataset:
     return bare
 
 
-def _context(runtime: Runtime, job: ClaimedJob) -> ResultContext:
-    """What decides a result's bytes beside the images."""
+def _context(runtime: Runtime, job: ClaimedJob, first_series_number: int) -> ResultContext:
+    """What decides a result's bytes beside the images; series are numbered from `first_series_number` on."""
     config, bundle = runtime.config, runtime.predictor.bundle
     return ResultContext(
         input_digest=job.input_digest,
@@ -216,10 +224,11 @@ def _context(runtime: Runtime, job: ClaimedJob) -> ResultContext:
         operating_points=_operating_points(runtime),
         equipment=Equipment(software_version=__version__, institution_name=config.node.institution_name or None),
         series=SeriesPlan(
-            given={
-                Family.SEG: SeriesLabel(config.results.seg_series_number, config.results.seg_series_description),
-                Family.SR: SeriesLabel(config.results.sr_series_number, config.results.sr_series_description),
-            }
+            first_number=first_series_number,
+            descriptions={
+                Family.SEG: config.results.seg_series_description,
+                Family.SR: config.results.sr_series_description,
+            },
         ),
         local_zone=_zone(config),
     )
@@ -238,18 +247,19 @@ def _zone(config: Config) -> timezone:
     return timezone(timedelta(minutes=-minutes if text[0] == "-" else minutes))
 
 
-def _keep(runtime: Runtime, kind: ResultKind, ds: Dataset) -> NewResult:
+def _keep(runtime: Runtime, variant: Variant, ds: Dataset, *, beside: Sequence[Dataset] = ()) -> NewResult:
     """Save a result durably in the archive; its row comes with the job's end."""
     path = _result_path(ds)
     digest = save(ds, runtime.archive_dir / path)
     return NewResult(
-        kind=kind,
+        variant=variant,
         sop_class_uid=str(ds.SOPClassUID),
         sop_instance_uid=str(ds.SOPInstanceUID),
         series_instance_uid=str(ds.SeriesInstanceUID),
         path=path,
         sha256=digest,
         size_bytes=(runtime.archive_dir / path).stat().st_size,
+        refers_to=str(beside[0].SOPInstanceUID) if beside else None,
     )
 
 

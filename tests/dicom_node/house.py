@@ -20,6 +20,7 @@ from dicom_node.intake import Intake, StoreRequest
 from dicom_node.intake_rows import AssociationRecord
 from dicom_node.jobs import ClaimedJob, NewResult, Outcome
 from dicom_node.part10 import file_head
+from dicom_node.profiles import Variant
 from dicom_node.states import JobState, ResultKind
 from dicom_node.statuses import Status
 from dicom_node.tables import Job, Study
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 STUDY = "2.25.1"
-CLASS_OF = {ResultKind.SEG: SEG, ResultKind.SR: SR}
 
 
 class House:
@@ -101,25 +101,29 @@ class House:
     def finish(
         self, job: ClaimedJob, *, name: str = "", kinds: Sequence[ResultKind] = tuple(ResultKind), **outcome: Any
     ) -> None:
-        """End a job with result files whose UIDs follow from its input (and from `name`)."""
-        results = tuple(self.result(kind, f"{job.input_digest}{name}") for kind in kinds)
+        """End a job with the files that the destinations' profiles ask for; their UIDs follow from its input."""
+        segmented = outcome.get("finding") != "rejected"
+        wanted = [one for one in self.config.wanted(segmented=segmented) if one.kind in kinds]
+        results = tuple(self.result(one, f"{job.input_digest}{name}") for one in wanted)
         values = {"state": JobState.SUCCEEDED, "finding": "positive", "results": results, "bundle": "b"} | outcome
         jobs.finish(self.database, job, Outcome(**values), self.config)
 
-    def result(self, kind: ResultKind, seed: str) -> NewResult:
+    def result(self, variant: Variant, seed: str) -> NewResult:
         """A result file in the archive."""
-        uid = UID(f"2.25.{abs(hash((kind, seed)))}")
+        uid, sop_class = _result_uid(variant, seed), str(variant.form.sop_class_uid)
         dataset = Dataset()
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.SOPClassUID, dataset.SOPInstanceUID = CLASS_OF[kind], uid
+        dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, uid
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID = STUDY, f"{uid}1"
-        dataset.Modality, dataset.PatientID, dataset.PatientName = kind.value, "PHANTOM1", "Phantom^Head"
+        dataset.Modality, dataset.PatientID, dataset.PatientName = variant.kind.value, "PHANTOM1", "Phantom^Head"
         path = f"results/{uid}.dcm"
         target = self.config.archive_dir / path
         target.parent.mkdir(parents=True, exist_ok=True)
         pydicom.dcmwrite(target, dataset, enforce_file_format=True)
-        return NewResult(kind, CLASS_OF[kind], uid, f"{uid}1", path, "00" * 32, target.stat().st_size)
+        about = variant.about
+        refers_to = _result_uid(about, seed) if about else None
+        return NewResult(variant, sop_class, uid, f"{uid}1", path, "00" * 32, target.stat().st_size, refers_to)
 
     def row(self, job_id: int) -> Job:
         """A job as it stands, with its study."""
@@ -143,6 +147,10 @@ class House:
         """Set columns of every row of a table."""
         with self.database.session() as session:
             session.execute(sa.update(table).values(**values))
+
+
+def _result_uid(variant: Variant, seed: str) -> UID:
+    return UID(f"2.25.{abs(hash((variant.key, seed)))}")
 
 
 def make_config(folder: Path, url: str = "", text: str = "") -> Config:

@@ -107,6 +107,27 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
         ("[broker]\nqueue = '../x'", "c.toml:2: broker.queue: String should match pattern"),
         ("[delivery]\n[[delivery.route]]\ndestinations = ['pcs']", "c.toml: [[delivery.route]] names 'pcs'"),
         ("[[delivery.route]]\ndestinations = []\nseries_description = '('", "c.toml:3: delivery.route.0.series_desc"),
+        (
+            "[[results.profile]]\nname = 'x'\nsge = []",
+            "c.toml:3: unknown key 'results.profile.0.sge'; did you mean 'seg'?",
+        ),
+        (
+            "[[results.profile]]\nname = 'x'\nseg = ['seg-binry']",
+            "c.toml:3: results.profile.0.seg: 'seg-binry' is no form of SEG; did you mean 'seg-binary'?",
+        ),
+        (
+            "[[results.profile]]\nname = 'x'\nseg = ['sr']",
+            "c.toml:3: results.profile.0.seg: 'sr' is no form of SEG; valid names: seg-binary, seg-fractional",
+        ),
+        ("[[results.profile]]\nname = 'x'\nsr = ['sr', 'sr']", "c.toml:3: results.profile.0.sr: a form is named twice"),
+        (
+            "[[results.profile]]\nname = 'x'\ntransfer_syntax = '1.2.840.10008.1.2.5'",
+            "c.toml:1: results.profile.0: transfer_syntax: none of its forms can be written in '1.2.840.10008.1.2.5'",
+        ),
+        (
+            "[[delivery.destination]]\nname = 'a'\nae_title = 'A'\nhost = 'h'\nport = 1\nprofile = 'standrad'",
+            "c.toml:6: there is no profile 'standrad'; did you mean 'standard'?",
+        ),
         ("[broker]\n# ${NO} is fine here\nurl = 'amqp://${NOT_SET}'", "c.toml:3: ${NOT_SET} is not set"),
         ("[node\n", "c.toml: not valid TOML"),
         ("[results]\nseg_series_description = '" + "x" * 65 + "'", "c.toml:2: results.seg_series_description: String"),
@@ -186,9 +207,10 @@ def test_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_digest_follows_what_can_change_a_result_and_nothing_else() -> None:
     """It is part of every result UID: equal on every machine and run."""
-    same = ("[listener]\nport = 1", "[worker]\nthreads = 3", "[node]\ndata_dir = 'elsewhere'")
+    profile = "[[results.profile]]\nname = 'x'\nempty_frames = true"
+    same = (profile, "[listener]\nport = 1", "[worker]\nthreads = 3", "[node]\ndata_dir = 'elsewhere'")
     other = (
-        "[results]\nseg_series_number = 5",
+        "[results]\nsend_seg_when_negative = false",
         "[node]\ninstitution_name = 'X'",
         "[eligibility]\nmin_coverage_mm = 1.0",
     )

@@ -7,16 +7,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import structlog
 
-from dicom_node import deliveries, outbox_loop, scu
+from dicom_node import deliveries, outbox_loop, reports, scu
 from dicom_node.db import now
 from dicom_node.deliverer import deliver_due, deliver_until
 from dicom_node.states import DeliveryState, ResultKind
 from dicom_node.tables import Delivery
-from tests.dicom_node.house import SR, House, head_ct
+from tests.dicom_node.house import SEG, SR, STUDY, House, head_ct
 from tests.peers import Orthanc, StoreScp, free_port, wait_until
 
 # pynetdicom drops the socket of a connection that failed without closing it.
@@ -108,6 +110,118 @@ def test_a_class_that_is_refused_is_dead_with_a_hint_and_the_rest_is_sent(
         assert states(house) == [DeliveryState.SENT] * 2
 
 
+NEW_FORMS = (
+    '[[results.profile]]\nname = "new"\nseg = ["seg-labelmap", "seg-fractional", "seg-binary"]\nsr = ["sr-3d", "sr"]\n'
+)
+
+
+def new_forms(port: int, ae_title: str = "PACS") -> str:
+    """A destination that is to get new forms first."""
+    return TIMES + destination(port, ae_title=ae_title) + 'profile = "new"\n' + NEW_FORMS
+
+
+def by_state(house: House) -> dict[str, list[str]]:
+    """State -> the variants of the deliveries in it, without their series numbers."""
+    found: dict[str, list[str]] = {}
+    with house.database.reading() as session:
+        for delivery in session.scalars(sa.select(Delivery).order_by(Delivery.id)):
+            found.setdefault(delivery.state.value, []).append(delivery.result.variant.partition(",")[0])
+    return found
+
+
+@pytest.mark.peer("dcmtk")
+def test_a_pacs_that_refuses_a_class_gets_the_next_form_of_the_profile(make_house: Callable[..., House]) -> None:
+    """The log, the history and the list say so; the report goes that names the segmentation which is there."""
+    with StoreScp(accepts=[SEG, SR]) as scp:
+        house = make_house(new_forms(scp.port))
+        job = house.claimed()
+        house.finish(job)
+        with structlog.testing.capture_logs() as logs:
+            assert deliver(house) == 2, "the preferred forms are due; the report is withdrawn with its segmentation"
+            assert deliver(house) == 2, "what goes instead"
+        assert deliver(house) == 0
+        assert by_state(house) == {
+            "SENT": ["seg-fractional", "sr-3d of seg-fractional"],
+            "REFUSED": ["seg-labelmap", "sr-3d of seg-labelmap", "sr of seg-labelmap"],
+            "CANCELLED": ["seg-binary", "sr of seg-fractional", "sr-3d of seg-binary", "sr of seg-binary"],
+        }
+        assert len(scp.files()) == 2
+    (said,) = (line for line in logs if line["event"] == "form refused, another goes instead")
+    assert (said["form"], said["instead"]) == ("seg-labelmap", "seg-fractional")
+    assert "accepts no" in said["error"]
+    with house.database.reading() as session:
+        told = reports.show(session, STUDY)
+        listed = reports.deliveries(session, state=DeliveryState.REFUSED, limit=1)
+        balance = reports.ledger(session)
+    (event,) = (event for event in told["history"] if event["event"] == "form refused, another goes instead")
+    assert (event["form"], event["instead"], event["destination"]) == ("seg-labelmap", "seg-fractional", "pacs")
+    assert listed[0]["form"] == "sr"
+    assert balance["balances"]
+    assert balance["deliveries"] | {"sent": 2, "refused": 3, "cancelled": 4, "spare": 0} == balance["deliveries"]
+
+
+@pytest.mark.peer("dcmtk")
+def test_what_goes_instead_is_sent_once_when_the_deliverer_is_killed_between(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the refusal was written, and after it."""
+    with StoreScp(accepts=[SEG, SR]) as scp:
+        house = make_house(new_forms(scp.port))
+        house.finish(house.claimed())
+        noted = deliveries.not_sent
+
+        def killed_before(*_: object, **__: object) -> None:
+            raise SystemExit
+
+        def killed_after(*arguments: Any, **named: Any) -> None:
+            noted(*arguments, **named)
+            raise SystemExit
+
+        for killed in (killed_before, killed_after):
+            monkeypatch.setattr(deliveries, "not_sent", killed)
+            with pytest.raises(SystemExit):
+                deliver(house)
+            assert scp.files() == []
+            house.change(Delivery, lease_until=None)
+        monkeypatch.setattr(deliveries, "not_sent", noted)
+        deliver(house)
+        deliver(house)
+        assert by_state(house)["SENT"] == ["seg-fractional", "sr-3d of seg-fractional"]
+        assert len(scp.files()) == 2
+        assert scp.process.output().count("Received Store Request") == 2
+
+
+@pytest.mark.peer("dcmtk")
+def test_when_no_form_is_left_it_is_the_dead_letter(make_house: Callable[..., House]) -> None:
+    """After the PACS was taught, `dicom-node deliver` sends the form that the report refers to."""
+    with StoreScp(accepts=[SR]) as scp:
+        house = make_house(new_forms(scp.port))
+        house.finish(house.claimed())
+        for _ in range(4):
+            deliver(house)
+        assert by_state(house)["DEAD"] == ["seg-binary"]
+        assert by_state(house)["SENT"] == ["sr-3d of seg-binary"], "the report is sent without it, as ever"
+        port = scp.port
+    assert "accepts no Segmentation" in next(d for d in house.all(Delivery) if d.state is DeliveryState.DEAD).last_error
+    with StoreScp(port=port):
+        assert deliveries.restart(house.database) == 1
+        deliver(house)
+        assert by_state(house)["SENT"] == ["seg-binary", "sr-3d of seg-binary"]
+
+
+@pytest.mark.peer("orthanc")
+def test_orthanc_takes_no_label_map_and_gets_the_binary_segmentation(
+    orthanc: Orthanc, make_small_house: Callable[..., House]
+) -> None:
+    """Its SOP class is of 2024."""
+    house = make_small_house(new_forms(orthanc.dicom_port, "ORTHANC").replace('"seg-fractional", ', ""))
+    house.finish(house.claimed())
+    deliver(house)
+    deliver(house)
+    assert by_state(house)["SENT"] == ["seg-binary", "sr-3d of seg-binary"]
+    assert sorted(one.modality for one in orthanc.series()) == ["SEG", "SR"]
+
+
 @pytest.mark.peer("dcmtk")
 def test_nothing_is_lost_when_the_deliverer_dies_before_it_can_note_the_answer(
     storescp: StoreScp, make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
@@ -167,11 +281,11 @@ def test_a_fault_nobody_thought_of_does_not_end_all_delivering(
     house.finish(house.claimed())
     real, left = scu.send, [1]
 
-    def fails_once(*arguments: object) -> None:
+    def fails_once(*arguments: object, **named: object) -> None:
         if left:
             left.pop()
             raise KeyError("a bug")
-        real(*arguments)  # type: ignore[arg-type]
+        real(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(scu, "send", fails_once)
     with outbox(house):

@@ -14,6 +14,7 @@ from dicom_node.db import now
 from dicom_node.deliveries import DueDelivery
 from dicom_node.states import DeliveryState
 from dicom_node.tables import Delivery
+from dicom_node.transport import later, never
 from tests.dicom_node.house import House, head_ct
 
 DESTINATION = '[[delivery.destination]]\nname = "{0}"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 9\n'
@@ -40,9 +41,8 @@ def states(house: House) -> list[DeliveryState]:
 
 def fail(house: House, due: DueDelivery, *, retryable: bool = True) -> None:
     """It could not be sent."""
-    deliveries.not_sent(
-        house.database, due, error="no", status=0xA700, retryable=retryable, config=house.config.delivery
-    )
+    answer = (later if retryable else never)(due.id, "0xA700", "no")
+    assert deliveries.not_sent(house.database, due, answer, house.config.delivery) is None
 
 
 def test_a_delivery_is_leased_to_one_deliverer(sending: House) -> None:
@@ -72,7 +72,7 @@ def test_a_late_answer_of_an_older_attempt_takes_no_lease_away(sending: House) -
     fail(sending, first, retryable=False)
     assert states(sending)[0] is DeliveryState.PENDING
     assert sending.all(Delivery)[0].lease_until is not None
-    deliveries.sent(sending.database, second, status=0)
+    deliveries.sent(sending.database, second, status="0x0000")
     assert states(sending)[0] is DeliveryState.SENT
     fail(sending, second, retryable=False)
     assert states(sending)[0] is DeliveryState.SENT
@@ -108,7 +108,7 @@ def test_a_delivery_that_failed_for_too_long_is_dead(sending: House) -> None:
 def test_restart_takes_one_or_those_of_a_destination_or_all(sending: House) -> None:
     """Sent ones stay sent."""
     first, second = claim(sending)
-    deliveries.sent(sending.database, first, status=0)
+    deliveries.sent(sending.database, first, status="0x0000")
     fail(sending, second, retryable=False)
     assert deliveries.restart(sending.database, delivery_id=first.id) == 0
     assert deliveries.restart(sending.database, destination="elsewhere") == 0
@@ -125,7 +125,7 @@ def test_a_success_that_comes_after_a_cancellation_is_the_truth(sending: House) 
     sending.change(Delivery, state=DeliveryState.CANCELLED)
     fail(sending, due)
     assert states(sending)[0] is DeliveryState.CANCELLED
-    deliveries.sent(sending.database, due, status=0xB000)
+    deliveries.sent(sending.database, due, status="0xB000")
     assert states(sending)[0] is DeliveryState.SENT
     assert sending.all(Delivery)[0].last_status == "0xB000"
 

@@ -167,7 +167,14 @@ def test_an_own_result_that_comes_back_reopens_nothing(bench: Bench) -> None:
         job = {"study_id": 1, "generation": 1, "state": "SUCCEEDED", "sop_instance_uids": [], "input_digest": "x"}
         job |= {"series_reason": "", "attempt": 1, "worker_deaths": 0, "queued_at": now(), "summary": {}}
         connection.execute(sa.insert(Job).values(**job))
-        result = {"job_id": 1, "kind": "SEG", "sop_class_uid": SEG, "sop_instance_uid": "1.77"}
+        result = {
+            "job_id": 1,
+            "kind": "SEG",
+            "form": "seg-binary",
+            "variant": "seg-binary",
+            "sop_class_uid": SEG,
+            "sop_instance_uid": "1.77",
+        }
         result |= {"series_instance_uid": "1.7", "path": "p", "sha256": "s", "size_bytes": 1, "created_at": now()}
         connection.execute(sa.insert(Result).values(**result))
     own = AssociationRecord("PACS", "ICHNODE", "127.0.0.1")

@@ -153,6 +153,87 @@ def test_a_server_database_of_another_release_is_left_to_an_administrator(engine
         schema.make_ready(engine)
 
 
+RELEASE_1 = """
+INSERT INTO studies (id, study_instance_uid, state, generation, calling_ae_title, created_at, receiving_since,
+    last_received_at) VALUES (1, '1.2', 'COMPLETE', 1, 'CT1', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP);
+INSERT INTO jobs (id, study_id, generation, state, series_reason, sop_instance_uids, input_digest, attempt, failures,
+    worker_deaths, queued_at, summary) VALUES (1, 1, 1, 'SUCCEEDED', '', '[]', 'd', 1, 0, 0, CURRENT_TIMESTAMP, '{}');
+INSERT INTO results (id, job_id, kind, sop_class_uid, sop_instance_uid, series_instance_uid, path, sha256, size_bytes,
+    created_at) VALUES (1, 1, 'SEG', '1.3', '1.1', '1.4', 'p', 's', 1, CURRENT_TIMESTAMP),
+    (2, 1, 'SR', '1.3', '1.2', '1.4', 'p', 's', 1, CURRENT_TIMESTAMP);
+INSERT INTO deliveries (id, result_id, destination, state, attempts, created_at)
+    VALUES (1, 1, 'pacs', 'SENT', 1, CURRENT_TIMESTAMP), (2, 2, 'pacs', 'PENDING', 1, CURRENT_TIMESTAMP)
+"""
+"""Rows as the first release wrote them."""
+LATER_RELEASE = """
+INSERT INTO results (id, job_id, kind, form, variant, sop_class_uid, sop_instance_uid, series_instance_uid, path,
+    sha256, size_bytes, created_at) VALUES (3, 1, 'KOS', 'kos', 'kos', '1.3', '1.33', '1.4', 'p', 's', 1,
+    CURRENT_TIMESTAMP);
+UPDATE deliveries SET state = 'REFUSED' WHERE id = 2;
+INSERT INTO deliveries (id, result_id, destination, state, rank, attempts, created_at)
+    VALUES (3, 3, 'pacs', 'PENDING', 0, 0, CURRENT_TIMESTAMP), (4, 2, 'other', 'SPARE', 1, 0, CURRENT_TIMESTAMP)
+"""
+"""What only a later one can write."""
+NO_PARENT = "INSERT INTO conflicts VALUES (1, '1.2', 77, 's', 1, 'p', 'refuse', CURRENT_TIMESTAMP)"
+
+
+def run(engine: sa.Engine, statements: str) -> None:
+    """SQL as it was true at a revision, whatever the code has today."""
+    with engine.begin() as connection:
+        for statement in statements.split(";"):
+            connection.execute(sa.text(statement))
+
+
+def read(engine: sa.Engine, statement: str) -> list[tuple[object, ...]]:
+    """Rows, in order."""
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(statement))]
+
+
+def test_a_database_of_the_first_release_is_upgraded_with_its_results(engine: sa.Engine) -> None:
+    """They have the forms that it wrote; what it does not know goes when it is taken back."""
+    schema.upgrade(engine, "0001")
+    run(engine, RELEASE_1)
+    schema.upgrade(engine)
+    assert schema.drift(engine) == []
+    assert read(engine, "SELECT id, kind, form, variant FROM results ORDER BY id") == [
+        (1, "SEG", "seg-binary", "seg-binary"),
+        (2, "SR", "sr-3d", "sr-3d"),
+    ]
+    assert read(engine, "SELECT state, rank FROM deliveries ORDER BY id") == [("SENT", 0), ("PENDING", 0)]
+    run(engine, LATER_RELEASE)
+    schema.downgrade(engine, "0001")
+    assert read(engine, "SELECT kind FROM results ORDER BY id") == [("SEG",), ("SR",)]
+    assert read(engine, "SELECT id, state FROM deliveries ORDER BY id") == [(1, "SENT"), (2, "DEAD"), (4, "CANCELLED")]
+    schema.upgrade(engine)
+    assert schema.drift(engine) == []
+
+
+def test_rows_are_still_watched_after_a_migration(engine: sa.Engine) -> None:
+    """The connection that rebuilt tables goes back to the pool as it was."""
+    schema.upgrade(engine)
+    with pytest.raises(sa.exc.IntegrityError):
+        run(engine, NO_PARENT)
+
+
+def test_a_migration_that_leaves_a_row_without_its_parent_is_taken_back(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite does not watch references while tables are rebuilt: they are looked at before the commit."""
+    schema.upgrade(engine, "0001")
+    real = alembic.op.execute
+
+    def careless(*arguments: object, **named: object) -> object:
+        real(NO_PARENT)
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(alembic.op, "execute", careless)
+    with pytest.raises((RuntimeError, sa.exc.IntegrityError)):
+        schema.upgrade(engine)
+    assert schema.current(engine) == "0001"
+    assert read(engine, "SELECT * FROM conflicts") == []
+
+
 def test_looking_at_the_revision_waits_for_no_writer(engine: sa.Engine) -> None:
     """`dicom-node status` while a node writes."""
     schema.upgrade(engine)

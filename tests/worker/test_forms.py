@@ -192,13 +192,13 @@ def test_equal_arguments_give_equal_bytes(make_exam: MakeExam, form: Form) -> No
     assert [encode(ds) for ds in one] == [encode(ds) for ds in other]
 
 
-def test_series_are_numbered_in_a_band_and_may_be_labelled_one_by_one(make_exam: MakeExam) -> None:
-    """A destination's own band, and one family out of it."""
-    plan = SeriesPlan(first_number=700, given={Family.SR: SeriesLabel(42, "Report")})
+def test_series_are_numbered_in_a_band_and_described_as_configured(make_exam: MakeExam) -> None:
+    """A destination's own band and words."""
+    plan = SeriesPlan(first_number=700, descriptions={Family.SR: "Report"})
     exam = replace(make_exam(), context=replace(CONTEXT, series=plan))
     seg = exam.seg()
     sr = exam.sr(seg)
-    assert (seg.SeriesNumber, sr.SeriesNumber, sr.SeriesDescription) == (700, 42, "Report")
+    assert (seg.SeriesNumber, sr.SeriesNumber, sr.SeriesDescription) == (700, 701, "Report")
     for wrong in (lambda: SeriesPlan(first_number=0), lambda: SeriesLabel(0, "x"), lambda: SeriesLabel(1, "x" * 65)):
         with pytest.raises(ValueError, match="series"):
             wrong()

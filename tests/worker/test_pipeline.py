@@ -21,7 +21,7 @@ from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
 from tests.dicom_factory import ct_series
 from tests.dicom_node.house import House
 from worker import pipeline
-from worker.results.report_tree import summary_text
+from worker.results.report_tree import referenced_instances, summary_text
 from worker.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -59,11 +59,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
 def make_house(tmp_path: Path, bundles: dict[float, Path]) -> Callable[..., tuple[House, Runtime]]:
     """A node without its processes, one destination, and a worker's runtime on it."""
 
-    def make(bias: float = ALWAYS, *, results: str = "") -> tuple[House, Runtime]:
+    def make(bias: float = ALWAYS, *, results: str = "", more: str = "") -> tuple[House, Runtime]:
         text = (
             f'[worker]\nbundle = "{bundles[bias]}"\ndevice = "cpu"\nengine = "torch"\nthreads = 1\n'
             f"[results]\n{results}\n"
             '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 4242\n'
+            f"{more}"
         )
         house = House(tmp_path, config=text)
         return house, Runtime(house.config, house.database, "worker-1")
@@ -100,6 +101,44 @@ def test_a_positive_exam_gives_seg_sr_overlay_and_outbox(make_house: Callable[..
     assert (house.config.archive_dir / job.summary["overlay"]).read_bytes().startswith(b"\x89PNG")
     assert set(job.summary["slice_scores"]) == set(job.sop_instance_uids)
     assert set(job.summary["seconds"]) == {"volume", "predict", "lesions", "encode", "check", "save"}
+
+
+MORE_FORMS = """
+[[results.profile]]
+name = "new"
+seg = ["seg-labelmap", "seg-binary"]
+first_series_number = 9001
+[[delivery.destination]]
+name = "archive"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = 4243
+profile = "new"
+"""
+
+
+def test_every_form_that_some_profile_asks_for_is_written_once(
+    make_house: Callable[..., tuple[House, Runtime]],
+) -> None:
+    """Two destinations share the binary segmentation and its report; the first one refers to no label map."""
+    house, runtime = make_house(more=MORE_FORMS)
+    job = run(house, runtime, ct_series(slices=24))
+    assert job.state is JobState.SUCCEEDED, (job.error_code, job.error_text)
+    rows = {row.variant.partition(",")[0]: row for row in house.all(Result)}
+    assert list(rows) == ["seg-binary", "seg-labelmap", "sr-3d of seg-binary", "sr-3d of seg-labelmap"]
+    for name in ("seg-binary", "seg-labelmap"):
+        report = pydicom.dcmread(house.config.archive_dir / rows[f"sr-3d of {name}"].path)
+        assert rows[f"sr-3d of {name}"].refers_to == rows[name].sop_instance_uid
+        assert rows[name].sop_instance_uid in referenced_instances(report)
+    placed = {(row.destination, row.result_id): (row.state.value, row.rank) for row in house.all(Delivery)}
+    assert placed == {
+        ("pacs", rows["seg-binary"].id): ("PENDING", 0),
+        ("pacs", rows["sr-3d of seg-binary"].id): ("PENDING", 0),
+        ("archive", rows["seg-labelmap"].id): ("PENDING", 0),
+        ("archive", rows["seg-binary"].id): ("SPARE", 1),
+        ("archive", rows["sr-3d of seg-labelmap"].id): ("PENDING", 0),
+        ("archive", rows["sr-3d of seg-binary"].id): ("SPARE", 1),
+    }
 
 
 @pytest.mark.parametrize(("setting", "kinds"), [("", {"SEG", "SR"}), ("send_seg_when_negative = false", {"SR"})])

@@ -56,8 +56,8 @@ class SeriesPlan:
 
     first_number: int = 9001
     """The lowest number of the band: families follow in their order (SEG, SR, ...), one number each."""
-    given: Mapping[Family, SeriesLabel] = field(default_factory=dict)
-    """Families that are labelled in another way than the band does it."""
+    descriptions: Mapping[Family, str] = field(default_factory=dict)
+    """Of families that are described in other words than in DESCRIPTIONS."""
 
     def __post_init__(self) -> None:
         if self.first_number < 1:
@@ -65,9 +65,8 @@ class SeriesPlan:
 
     def label(self, family: Family) -> SeriesLabel:
         """Number and description of the series of a family."""
-        return self.given.get(family) or SeriesLabel(
-            self.first_number + list(DESCRIPTIONS).index(family), DESCRIPTIONS[family]
-        )
+        number = self.first_number + list(DESCRIPTIONS).index(family)
+        return SeriesLabel(number, self.descriptions.get(family, DESCRIPTIONS[family]))
 
 
 @dataclass(frozen=True)
