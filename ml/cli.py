@@ -75,6 +75,7 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
     steps: Annotated[int, typer.Option(min=1, help="Training steps of 16 patches.")] = 6000,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     start_from: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
+    layers: Annotated[int, typer.Option(min=0, help="Further exams with a layer of blood under the skull.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
@@ -103,6 +104,7 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
         version=version,
         start_from=start_from,
         rounds=rounds,
+        layers=layers,
     )
     with stages() as stage:
         bundle = run_compact(run, stage)

@@ -23,7 +23,7 @@ from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Span
 from ml.training.sampler import PatchBatches
-from ml.training.shards import make_shards, open_shards
+from ml.training.shards import LAYERS_FROM, make_shards, open_shards
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
@@ -51,16 +51,18 @@ class CompactRun:
     version: str
     start_from: Path | None = None
     rounds: int = 1
+    layers: int = 0
 
 
 def run_compact(run: CompactRun, stage: Stage) -> Bundle:
     """Everything; returns the bundle written to `<out>/bundle`."""
     config = COMPACT_PREPROCESSING
-    tell = stage("simulating exams", run.exams)
-    for seed in make_shards(run.shards, range(run.exams), config, workers=run.workers, matrix=run.matrix):
+    seeds = [*range(run.exams), *range(LAYERS_FROM, LAYERS_FROM + run.layers)]
+    tell = stage("simulating exams", len(seeds))
+    for seed in make_shards(run.shards, seeds, config, workers=run.workers, matrix=run.matrix):
         tell(f"seed {seed}")
     batches = PatchBatches(
-        [Pool(open_shards(run.shards, range(run.exams)), LABELS)],
+        [Pool(open_shards(run.shards, seeds), LABELS)],
         config,
         sampling=COMPACT_RECIPE.sampling,
         augmentation=COMPACT_RECIPE.augmentation,
