@@ -36,6 +36,9 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 NO_LINK = frozenset({errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
 
+HEAD_BYTES = 144
+"""Preamble, prefix, and the element with the length of the rest of the file meta information (PS3.10 section 7.1)."""
+READ_BYTES = 1024 * 1024
 SYNC_THREADS = 32
 """Folders that may be synced at once; each costs a thread that waits for the disk."""
 
@@ -286,6 +289,24 @@ def instance_folder(key: InstanceKey) -> str:
     study, series = check_uid(key.study_instance_uid), check_uid(key.series_instance_uid)
     prefix = hashlib.sha256(study.encode()).hexdigest()[:3]
     return f"instances/{prefix}/{study}/{series}"
+
+
+def intact(archive: Archive, stored: StoredFile) -> bool:
+    """Whether the file is there with the bytes that were acknowledged; it is read whole.
+
+    Raises ArchiveError when that cannot be found out now.
+    """
+    if not archive.exists(stored.path):
+        return False
+    sha256, size_bytes = hashlib.sha256(), 0
+    with archive.open(stored.path) as file, _os_errors():
+        head = file.read(HEAD_BYTES)
+        group_bytes = int.from_bytes(head[-4:], "little")
+        file.seek(HEAD_BYTES + group_bytes)
+        while piece := file.read(READ_BYTES):
+            sha256.update(piece)
+            size_bytes += len(piece)
+    return (sha256.hexdigest(), size_bytes) == (stored.sha256, stored.size_bytes)
 
 
 def put(archive: Archive, key: InstanceKey, *, head: bytes, pieces: Iterable[bytes]) -> StoredFile:

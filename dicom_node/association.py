@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,7 +19,7 @@ from dicom_node import dimse
 from dicom_node import upper_layer as ul
 from dicom_node.intake_rows import AssociationRecord
 from dicom_node.negotiation import MAX_REQUEST_BYTES, accept, read_request
-from dicom_node.reception import Answer, DatasetReception, StoreReception
+from dicom_node.reception import Answer, DatasetReception, ResponseReception, StoreReception
 from dicom_node.statuses import Status
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from dicom_node.admission import Rejection
     from dicom_node.negotiation import AssociateRequest, Context
-    from dicom_node.reception import Reception, Request, Services
+    from dicom_node.reception import Event, Notice, Reception, Request, Services
 
 log = structlog.get_logger()
 
@@ -46,8 +47,13 @@ class AcceptedAssociation:
         self._command = bytearray()
         self._reception: Reception | None = None
         self._reception_context = 0
+        self._notices: deque[tuple[int, Notice]] = deque()
+        """What the peer is to be told once it is silent, each with its presentation context."""
+        self._unanswered: dict[int, Notice] = {}
+        """What it was told and has not answered, by Message ID."""
         self.record: AssociationRecord | None = None
         """None until the association is established."""
+        self._message_id = 0
 
     def interrupt(self) -> None:
         """End it with an A-ABORT before the next read."""
@@ -76,6 +82,8 @@ class AcceptedAssociation:
         finally:
             if self._reception is not None:
                 self._reception.abandon()
+            for notice in (*self._unanswered.values(), *(notice for _, notice in self._notices)):
+                notice.abandon()
             self._wire.hang_up(last_words)
         self._log_end(how)
         return how
@@ -137,6 +145,7 @@ class AcceptedAssociation:
     def _messages(self) -> tuple[str, bytes]:
         """Read PDUs until the association ends. How it did, and what is still to be sent."""
         while True:
+            self._notify()
             kind, _, length = struct.unpack(">BBL", self._wire.read(6))
             if kind == ul.PduType.P_DATA_TF:
                 self._p_data(length)
@@ -151,6 +160,38 @@ class AcceptedAssociation:
                 raise ul.ProtocolError("a PDU that has no place here", ul.AbortReason.UNEXPECTED_PDU)
             else:
                 raise ul.ProtocolError("a PDU of no known type", ul.AbortReason.UNRECOGNIZED_PDU)
+
+    def _notify(self) -> None:
+        """Between two messages, tell a silent peer what it is to be told; one thing at a time."""
+        while self._notices and not (self._unanswered or self._command or self._reception):
+            if self._wire.has_more(self._config.report_hold_s):
+                return
+            context_id, notice = self._notices[0]
+            event = notice.event()
+            if event is not None and self._wire.has_more(0.0):  # that took a while: perhaps the peer wants to leave
+                return
+            self._notices.popleft()
+            if event is not None:
+                self._tell(context_id, notice, event)
+
+    def _tell(self, context_id: int, notice: Notice, event: Event) -> None:
+        self._message_id = self._message_id % 0xFFFF + 1
+        command_set = dimse.write_event_report(
+            self._message_id,
+            sop_class_uid=event.sop_class_uid,
+            sop_instance_uid=event.sop_instance_uid,
+            event_type=event.event_type,
+        )
+        self._unanswered[self._message_id] = notice
+        self._wire.send(self._message(context_id, command_set, event.dataset))
+
+    def _message(self, context_id: int, command_set: bytes, dataset: bytes) -> bytes:
+        """A command set, and its dataset unless that is empty, as PDUs."""
+        limit = self._peer_max_pdu_bytes
+        data = ul.p_data_pdus(context_id, command_set, is_command=True, max_pdu_bytes=limit)
+        if dataset:
+            data += ul.p_data_pdus(context_id, dataset, is_command=False, max_pdu_bytes=limit)
+        return data
 
     def _p_data(self, length: int) -> None:
         """The presentation data values of one P-DATA-TF (PS3.8 section 9.3.5)."""
@@ -192,18 +233,26 @@ class AcceptedAssociation:
         self._begin(command, context_id)
 
     def _begin(self, command: dimse.Command, context_id: int) -> None:
-        """A request has come; its dataset, if it has one, follows."""
-        if command.field & 0x8000:
-            raise ul.ProtocolError("a response to nothing", ul.AbortReason.UNEXPECTED_PARAMETER)
+        """A request (or the response to a notice) has come; its dataset, if it has one, follows."""
         if command.field == dimse.CommandField.C_CANCEL_RQ:
             self._wire.end_message()
             return
         if self.record is None:
             return
-        self._reception = self._reception_for(command, self._contexts[context_id], self.record)
+        if command.field & 0x8000:
+            self._reception = self._response_to_notice(command)
+        else:
+            self._reception = self._reception_for(command, self._contexts[context_id], self.record)
         self._reception_context = context_id
         if not command.has_dataset:
             self._finish()
+
+    def _response_to_notice(self, command: dimse.Command) -> Reception:
+        message_id = command.us(dimse.MESSAGE_ID_RESPONDED_TO)
+        is_of_its_kind = command.field == dimse.CommandField.N_EVENT_REPORT_RQ | 0x8000
+        if not is_of_its_kind or message_id not in self._unanswered:
+            raise ul.ProtocolError("a response to nothing", ul.AbortReason.UNEXPECTED_PARAMETER)
+        return ResponseReception(command, self._unanswered.pop(message_id))
 
     def _reception_for(self, command: dimse.Command, context: Context, record: AssociationRecord) -> Reception:
         if command.field == dimse.CommandField.C_STORE_RQ:
@@ -228,15 +277,15 @@ class AcceptedAssociation:
         if reception is None:
             return
         answer = reception.finish()
+        self._wire.end_message()
+        if answer is None:
+            return
         command_set = dimse.write_response(
             reception.command, answer.status, comment=answer.comment, has_dataset=bool(answer.dataset)
         )
-        limit = self._peer_max_pdu_bytes
-        data = ul.p_data_pdus(self._reception_context, command_set, is_command=True, max_pdu_bytes=limit)
-        if answer.dataset:
-            data += ul.p_data_pdus(self._reception_context, answer.dataset, is_command=False, max_pdu_bytes=limit)
-        self._wire.end_message()
-        self._wire.send(data)
+        if answer.notice is not None:
+            self._notices.append((self._reception_context, answer.notice))
+        self._wire.send(self._message(self._reception_context, command_set, answer.dataset))
 
     def _log_end(self, how: str) -> None:
         """One line for each association that was established."""

@@ -118,6 +118,9 @@ def status(as_json: AsJson = False) -> None:
         if unconfirmed["waiting"]:
             count, longest = unconfirmed["waiting"], unconfirmed["longest_wait_s"]
             console.print(f"deliveries that wait to be confirmed: {count}; the oldest for {longest} s")
+        peers = ledger["commitments_asked_by_peers"]
+        if peers["owed"] or peers["given_up"]:
+            console.print(f"commitment reports that peers wait for: {peers['owed']}; given up: {peers['given_up']}")
         console.print(f"open associations: {ledger['open_associations']}; oldest waiting job: {waiting or 0} s")
         console.print("[green]the ledger balances[/]" if ledger["balances"] else "[red]the ledger does not balance[/]")
     if not ledger["balances"]:

@@ -24,6 +24,8 @@ from dicom_node.states import DeliveryState
 from dicom_node.tables import Commitment, Delivery, Job, Result, Study
 
 BY_REPORT, BY_READ_BACK = "report", "read back"
+JOB_DONE_LOCK = 0x1C4_0D0
+"""First key of the PostgreSQL advisory lock under which a job is found to be done; the second is the job's id."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ def _deliveries_of(session: Session, commitment: Commitment) -> Sequence[Deliver
         .where(
             Delivery.destination == commitment.destination, Result.sop_instance_uid.in_(commitment.sop_instance_uids)
         )
+        .order_by(Delivery.id)
         .with_for_update(of=Delivery)
     ).all()
 
@@ -239,6 +242,7 @@ def _waiting(session: Session, items: Sequence[Unconfirmed]) -> Sequence[Deliver
             Delivery.state == DeliveryState.SENT,
             Delivery.confirm_at.is_not(None),
         )
+        .order_by(Delivery.id)
         .with_for_update()
     ).all()
 
@@ -319,6 +323,9 @@ def _note_done(session: Session, delivery: Delivery) -> None:
     """A job is done when all its results are where they should be: the last one says so."""
     job = delivery.result.job
     session.flush()
+    if session.get_bind().dialect.name == "postgresql":
+        # Two destinations may report at the same moment: the second one must see the first one's commit.
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(JOB_DONE_LOCK, job.id)))
     open_ones = (
         sa.select(sa.func.count())
         .select_from(Delivery)

@@ -51,26 +51,6 @@ class NodeConfig(Section):
         return value
 
 
-class PeerConfig(Section):
-    """A calling AE title that may open associations."""
-
-    ae_title: str
-    addresses: tuple[str, ...] = ()
-    max_associations: int = Field(default=8, ge=1)
-
-    @field_validator("ae_title")
-    @classmethod
-    def _ae(cls, value: str) -> str:
-        return _ae_title(value)
-
-    @field_validator("addresses")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for address in value:
-            ip_network(address, strict=False)
-        return value
-
-
 class TlsConfig(Section):
     """DICOM TLS, mutual: both sides show a certificate (PS3.15 B.12, BCP 195)."""
 
@@ -90,6 +70,50 @@ class TlsConfig(Section):
         return self.certificate is not None
 
 
+class PeerConfig(Section):
+    """A calling AE title that may open associations."""
+
+    ae_title: str
+    addresses: tuple[str, ...] = ()
+    max_associations: int = Field(default=8, ge=1)
+    host: str = ""
+    port: int = Field(default=0, ge=0, le=65535)
+    timeout_s: float = Field(default=30.0, gt=0)
+    tls: TlsConfig = TlsConfig()
+
+    @field_validator("ae_title")
+    @classmethod
+    def _ae(cls, value: str) -> str:
+        return _ae_title(value)
+
+    @field_validator("addresses")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ip_network(address, strict=False)
+        return value
+
+    @model_validator(mode="after")
+    def _whole_address(self) -> Self:
+        if bool(self.host) != bool(self.port):
+            raise ValueError("host and port go together: where the peer itself listens, for commitment reports")
+        return self
+
+    @property
+    def destination(self) -> DestinationConfig | None:
+        """Where the peer itself listens, None when config does not say."""
+        if not self.port:
+            return None
+        return DestinationConfig(
+            name=self.ae_title,
+            ae_title=self.ae_title,
+            host=self.host,
+            port=self.port,
+            timeout_s=self.timeout_s,
+            tls=self.tls,
+        )
+
+
 class ListenerConfig(Section):
     """The C-STORE and C-ECHO SCP."""
 
@@ -106,6 +130,7 @@ class ListenerConfig(Section):
     max_object_bytes: int = Field(default=2_147_483_648, ge=1024)
     min_free_bytes: int = Field(default=2_147_483_648, ge=0)
     same_uid_other_bytes: Literal["keep_first", "replace", "refuse"] = "keep_first"
+    report_hold_s: float = Field(default=0.5, ge=0)
     sop_classes: tuple[str, ...] = (
         "1.2.840.10008.5.1.4.1.1.2",
         "1.2.840.10008.5.1.4.1.1.2.1",
@@ -130,6 +155,11 @@ class ListenerConfig(Section):
     )
     tls: TlsConfig = TlsConfig()
     peer: tuple[PeerConfig, ...] = ()
+
+    def allows(self, ae_title: str, host: str) -> bool:
+        """Whether that calling AE title can be let in from that host, as far as names tell."""
+        is_here = host == "localhost" or host.startswith("127.") or host == "::1"
+        return (is_here and self.allow_loopback) or any(peer.ae_title == ae_title for peer in self.peer)
 
 
 class DatabaseConfig(Section):
@@ -335,6 +365,10 @@ class Config(Section):
         per_kind = [self.variants(name, kind, segmented=segmented) for name in names for kind in ResultKind]
         return with_what_they_refer_to(variant for found in per_kind for variant in found)
 
+    def peer(self, ae_title: str) -> PeerConfig | None:
+        """The peer of that AE title, first one that says where it listens; None when config has none that does."""
+        return next((p for p in self.listener.peer if p.ae_title == ae_title and p.port), None)
+
     def destination(self, name: str) -> DestinationConfig | None:
         """The destination of that name, or None when config no longer has it."""
         return next((d for d in self.delivery.destination if d.name == name), None)
@@ -383,7 +417,8 @@ def _fill(config: Config, base: Path) -> Config:
     broker = config.broker
     if not broker.url:
         broker = broker.model_copy(update={"url": f"folder://{data_dir / 'broker'}"})
-    listener = config.listener.model_copy(update={"tls": _tls_below(config.listener.tls, base)})
+    peers = tuple(p.model_copy(update={"tls": _tls_below(p.tls, base)}) for p in config.listener.peer)
+    listener = config.listener.model_copy(update={"tls": _tls_below(config.listener.tls, base), "peer": peers})
     destinations = tuple(d.model_copy(update={"tls": _tls_below(d.tls, base)}) for d in config.delivery.destination)
     worker, bundle = config.worker, base / config.worker.bundle
     if (bundle / "bundle.json").exists():

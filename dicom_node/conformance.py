@@ -21,6 +21,14 @@ STORE_ANSWERS = {
     Status.PROCESSING_FAILURE: "an error in this node, which its log tells",
     Status.UNRECOGNIZED_OPERATION: "another DIMSE service than those of this statement",
 }
+ACTION_ANSWERS = {
+    Status.SUCCESS: "the request is committed in the database; the report will follow",
+    Status.NO_SUCH_OBJECT_INSTANCE: "another SOP instance than the well-known one",
+    Status.NO_SUCH_ACTION_TYPE: "another Action Type ID than 1",
+    Status.INVALID_ARGUMENT_VALUE: "no usable UIDs, or a Transaction UID that is in use for other instances",
+    Status.SOP_CLASS_NOT_SUPPORTED: "the command names another SOP class than its presentation context",
+    Status.PROCESSING_FAILURE: "the database cannot be written: ask again later",
+}
 REPORT_ANSWERS = {
     Status.SUCCESS: "what it says is committed in the database; also for a report that comes again",
     Status.NO_SUCH_OBJECT_INSTANCE: "another SOP instance than the well-known one",
@@ -34,7 +42,15 @@ RESULT_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34
 
 def statement(config: Config) -> str:
     """The whole statement; what the configuration can change is read from it."""
-    parts = [_overview(config), _scp(config), _scu(config), _confirmation(config), _objects(config), _security(config)]
+    parts = [
+        _overview(config),
+        _scp(config),
+        _scu(config),
+        _confirmation(config),
+        _commitment(config),
+        _objects(config),
+        _security(config),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -48,7 +64,7 @@ medical device.
 |---|---|---|
 | Verification (C-ECHO) | yes | yes |
 | Storage of CT and other objects below (C-STORE) | results only | yes |
-| Storage Commitment Push Model (N-ACTION, N-EVENT-REPORT) | yes | no |
+| Storage Commitment Push Model (N-ACTION, N-EVENT-REPORT) | yes | yes |
 | Study Root Query (C-FIND) | IMAGE level only | no |
 | Retrieve, worklist | no | no |
 
@@ -145,6 +161,28 @@ Study, Series and SOP Instance UID). What is not there is sent again, {times.max
 | 0x0119, 0x0122 | given up; waits for `dicom-node deliver` |
 
 | status of the N-EVENT-REPORT response | when |
+|---|---|
+{answers}"""
+
+
+def _commitment(config: Config) -> str:
+    rows = [f"| {p.ae_title} | {p.host}:{p.port} |" for p in config.listener.peer if p.port]
+    table = "\n".join(rows) or "| (none configured) | |"
+    answers = "\n".join(f"| 0x{status:04X} | {meaning} |" for status, meaning in ACTION_ANSWERS.items())
+    hold_s, hours = config.listener.report_hold_s, config.delivery.give_up_after_s / 3600
+    return f"""## Storage Commitment SCP
+
+A peer may ask for commitment to instances that it, or any other peer, stored. Committed are exactly those that have
+their row in the database and, read from the disk at the moment of the report, the bytes that were received; this node
+does not delete instances. Failure Reasons: 0x0112 (not here, or not with those bytes), 0x0119 (of another SOP class),
+0x0110 (cannot be read now). The report goes out on the same association once the peer is silent for {hold_s:g} s; when
+the peer releases it, on a new one to the address below, as requestor with role selection (SCP), for {hours:g} h.
+
+| peer | address for reports |
+|---|---|
+{table}
+
+| status of the N-ACTION response | when |
 |---|---|
 {answers}"""
 

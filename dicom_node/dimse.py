@@ -96,6 +96,21 @@ def write_response(request: Command, status: int, *, comment: str = "", has_data
     return _element(GROUP_LENGTH, struct.pack("<L", len(body))) + body
 
 
+def write_event_report(message_id: int, *, sop_class_uid: str, sop_instance_uid: str, event_type: int) -> bytes:
+    """The command set of an N-EVENT-REPORT request with a dataset (PS3.7 section 10.3.1.1)."""
+    body = b"".join(
+        (
+            _element(AFFECTED_SOP_CLASS_UID, _padded(sop_class_uid)),
+            _element(COMMAND_FIELD, struct.pack("<H", CommandField.N_EVENT_REPORT_RQ)),
+            _element(MESSAGE_ID, struct.pack("<H", message_id)),
+            _element(COMMAND_DATASET_TYPE, struct.pack("<H", 0)),
+            _element(AFFECTED_SOP_INSTANCE_UID, _padded(sop_instance_uid)),
+            _element(EVENT_TYPE_ID, struct.pack("<H", event_type)),
+        )
+    )
+    return _element(GROUP_LENGTH, struct.pack("<L", len(body))) + body
+
+
 def _elements(data: bytes) -> dict[int, bytes]:
     elements: dict[int, bytes] = {}
     at = 0

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import broker, registry, schema, scu
-from dicom_node.config import Config, TlsConfig
+from dicom_node.config import Config, DestinationConfig, TlsConfig
 from dicom_node.db import make_engine, reading_engine
 from dicom_node.errors import DeliveryError, NodeError
 
@@ -124,16 +124,31 @@ def _destinations(config: Config) -> Iterator[Finding]:
         found = "none configured: results stay in the archive ([[delivery.destination]])"
         yield Finding("destinations", ok=False, found=found)
     for destination in config.delivery.destination:
-        try:
-            answer = scu.echo(destination, config.node)
-            yield Finding(f"destination {destination.name}", ok=True, found=f"C-ECHO answered {answer}")
-        except DeliveryError as error:
-            yield Finding(f"destination {destination.name}", ok=False, found=str(error))
+        yield _echo(f"destination {destination.name}", destination, config)
+
+
+def _echo(check: str, destination: DestinationConfig, config: Config) -> Finding:
+    try:
+        return Finding(check, ok=True, found=f"C-ECHO answered {scu.echo(destination, config.node)}")
+    except DeliveryError as error:
+        return Finding(check, ok=False, found=str(error))
+
+
+def _commitment(config: Config) -> Iterator[Finding]:
+    """A report that cannot be brought is found out here, and not when it is waited for."""
+    for destination in config.delivery.destination:
+        if destination.commitment and not config.listener.allows(destination.ae_title, destination.host):
+            found = f"[[listener.peer]] does not list {destination.ae_title}: it cannot open an association to report"
+            yield Finding(f"commitment by {destination.name}", ok=False, found=found)
+    for peer in config.listener.peer:
+        if (own := peer.destination) is not None:
+            yield _echo(f"peer {peer.ae_title}", own, config)
 
 
 def _certificates(config: Config) -> Iterator[Finding]:
     parts: list[tuple[str, TlsConfig]] = [("listener", config.listener.tls)]
     parts += [(f"destination {d.name}", d.tls) for d in config.delivery.destination]
+    parts += [(f"peer {p.ae_title}", p.tls) for p in config.listener.peer]
     for name, tls in parts:
         if tls.certificate is not None:
             yield _certificate(name, tls, tls.certificate)
@@ -162,4 +177,5 @@ _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _decoders,
     _certificates,
     _destinations,
+    _commitment,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from dicom_node.dimse import Command
+from dicom_node.dimse import STATUS, Command
 from dicom_node.errors import ArchiveError
 from dicom_node.intake import Outcome, StoreRequest
 from dicom_node.negotiation import Context
@@ -30,12 +30,36 @@ MAX_DATASET_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class Event:
+    """An N-EVENT-REPORT that this node has for a peer."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    event_type: int
+    dataset: bytes
+
+
+class Notice(Protocol):
+    """Something that the peer is to be told after the answer, on the same association if it keeps that open."""
+
+    def event(self) -> Event | None:
+        """What to tell it now; None when there is nothing (any more). May be called again before it is sent."""
+
+    def answered(self, status: int) -> None:
+        """What the peer answered."""
+
+    def abandon(self) -> None:
+        """The association ended before the peer answered: somebody else must tell it."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """What goes back for a request."""
 
     status: int
     comment: str = ""
     dataset: bytes = b""
+    notice: Notice | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +100,8 @@ class Reception(Protocol):
     def write(self, piece: memoryview) -> None:
         """The next piece of the dataset, valid during the call only."""
 
-    def finish(self) -> Answer:
-        """The dataset is whole (or there is none): serve the request."""
+    def finish(self) -> Answer | None:
+        """The dataset is whole (or there is none): serve the request. None when nothing is to be answered."""
 
     def abandon(self) -> None:
         """The association broke: leave nothing behind."""
@@ -110,6 +134,28 @@ class DatasetReception:
     def abandon(self) -> None:
         """See Reception."""
         self._dataset.clear()
+
+
+class ResponseReception:
+    """A peer's response to a notice. Its status is all that matters; a dataset is read and thrown away."""
+
+    def __init__(self, command: Command, notice: Notice) -> None:
+        self.command = command
+        self._notice = notice
+
+    def write(self, piece: memoryview) -> None:
+        """See Reception."""
+
+    def finish(self) -> None:
+        """See Reception."""
+        status = self.command.us(STATUS)
+        if status is None:
+            raise ProtocolError("a response without status", AbortReason.INVALID_PARAMETER)
+        self._notice.answered(status)
+
+    def abandon(self) -> None:
+        """See Reception."""
+        self._notice.abandon()
 
 
 class StoreReception:

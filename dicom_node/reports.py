@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from dicom_node import owed_reports
 from dicom_node.db import now
 from dicom_node.jobs import study_by_uid
 from dicom_node.states import DeliveryState, JobState, StudyState
@@ -64,6 +65,7 @@ def ledger(session: Session) -> Row:
             "waiting": _count(session, Delivery, *_UNCONFIRMED),
             "longest_wait_s": _longest_wait_s(session),
         },
+        "commitments_asked_by_peers": owed_reports.standing(session),
         "open_associations": _count(session, Association, Association.closed_at.is_(None)),
         "oldest_waiting_s": _oldest_waiting_s(session),
         "unfinished_results": _unfinished(session),

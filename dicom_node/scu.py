@@ -14,7 +14,7 @@ from typing import Any
 
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
-from pynetdicom import AE, build_context, evt
+from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu import A_ASSOCIATE_RJ
@@ -88,10 +88,11 @@ def associated(
     contexts: Iterable[tuple[str, str]],
     *,
     handlers: Sequence[tuple[evt.InterventionEvent, Callable[[Event], Any]]] = (),
+    as_scp: Iterable[str] = (),
 ) -> Iterator[Association]:
     """An open association that is released at the end. Raises DestinationUnavailable or DestinationRefused.
 
-    `handlers` serve what the peer may ask on it.
+    `handlers` serve what the peer may ask on it; for the SOP classes `as_scp` this node is their SCP (PS3.7 D.3.3.4).
     """
     ae = AE(ae_title=destination.calling_ae_title or node.ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = destination.timeout_s
@@ -110,6 +111,7 @@ def associated(
             destination.port,
             ae_title=destination.ae_title,
             max_pdu=131072,
+            ext_neg=[build_role(uid, scp_role=True) for uid in as_scp],
             # pynetdicom itself forgets a rejection that comes before it waits for one, and says that nobody was there.
             evt_handlers=[(evt.EVT_PDU_RECV, note_rejection), *handlers],
             tls_args=(client_context(destination.tls), destination.host) if destination.tls.enabled else None,

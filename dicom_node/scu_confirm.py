@@ -1,10 +1,10 @@
-"""Making sure, as SCU: asking for storage commitment (PS3.4 Annex J), and looking by C-FIND (PS3.4 C.4.1)."""
+"""Making sure: asking for storage commitment and reporting it (PS3.4 Annex J), and looking by C-FIND (PS3.4 C.4.1)."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -82,6 +82,29 @@ def _stay(assoc: Association, reported: threading.Event, wait_s: float) -> None:
     ends = time.monotonic() + wait_s
     while assoc.is_established and time.monotonic() < ends and not reported.wait(POLL_S):
         pass
+
+
+def tell(destination: DestinationConfig, node: NodeConfig, reports: Iterable[messages.Report]) -> Iterator[int | None]:
+    """Report commitments that the peer asked for, with the roles reversed; the status of each, None without an answer.
+
+    Raises DestinationUnavailable or DestinationRefused.
+    """
+    contexts = [(messages.PUSH_MODEL, "")]
+    with associated(destination, node, contexts, as_scp=[messages.PUSH_MODEL]) as assoc:
+        for report in reports:
+            try:
+                status, _ = assoc.send_n_event_report(
+                    messages.report_dataset(report),
+                    report.event_type,
+                    messages.PUSH_MODEL,
+                    messages.PUSH_MODEL_INSTANCE,
+                )
+            except RuntimeError as error:
+                raise DestinationUnavailable(f"{name_of(destination)}: the association was lost") from error
+            except ValueError as error:
+                sentence = f"{name_of(destination)} does not let this node be the SCP of commitment (role selection)"
+                raise DestinationRefused(sentence) from error
+            yield int(status.Status) if "Status" in status else None
 
 
 def find(destination: DestinationConfig, node: NodeConfig, wanted: Iterable[Wanted]) -> set[str]:

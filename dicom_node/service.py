@@ -2,7 +2,7 @@
 
     dicom-node serve
     |- listener   (x acceptor_processes)   C-STORE in: archive and rows
-    |- sweeper                             completion, repair, the outbox, and its confirmation
+    |- sweeper                             completion, repair, the outbox, its confirmation, reports to peers
     `- worker     (x worker.processes)     the network; `python -m worker`
 
 Each part can also run alone, on its own machine: `dicom-node serve --role listener`.
@@ -35,6 +35,7 @@ from dicom_node.db import Database, make_engine
 from dicom_node.deliverer import deliver_until
 from dicom_node.errors import ArchiveError
 from dicom_node.reconcile import reconcile
+from dicom_node.reporter import report_until
 from dicom_node.scp import Listener
 from dicom_node.sweeper import Sweeper
 
@@ -90,12 +91,13 @@ def run_listener(config: Config, *, on_ready: Callable[[int], None] | None = Non
     end_with_supervisor()
     engine = make_engine(config.database)
     schema.make_ready(engine)
+    archive = FolderArchive(config.archive_dir)
     listener = Listener(
         config,
         engine,
-        FolderArchive(config.archive_dir),
+        archive,
         listener_id=_name("listener"),
-        services=commitment_service.services(Database(engine), config),
+        services=commitment_service.services(Database(engine), archive, config),
         service_sop_classes=commitment_service.SOP_CLASSES,
     )
     listener.start()
@@ -113,11 +115,11 @@ def run_sweeper(config: Config) -> None:
     engine = make_engine(config.database)
     schema.make_ready(engine)
     database = Database(engine)
+    archive = FolderArchive(config.archive_dir)
     loops = [
-        threading.Thread(
-            target=deliver_until, args=(stop, database, config, config.archive_dir), name="outbox", daemon=True
-        ),
-        threading.Thread(target=confirm_until, args=(stop, database, config), name="confirm", daemon=True),
+        _loop("outbox", deliver_until, stop, database, config, config.archive_dir),
+        _loop("confirm", confirm_until, stop, database, config),
+        _loop("reports", report_until, stop, database, config, archive),
     ]
     for loop in loops:
         loop.start()
@@ -125,6 +127,10 @@ def run_sweeper(config: Config) -> None:
     Sweeper(database, config, broker.make_celery(config.broker)).run(stop)
     for loop in loops:
         loop.join(timeout=config.listener.shutdown_grace_s)
+
+
+def _loop(name: str, run: Callable[..., None], *arguments: object) -> threading.Thread:
+    return threading.Thread(target=run, args=arguments, name=name, daemon=True)
 
 
 def _tidy(stop: threading.Event, engine: sa.Engine, config: Config) -> None:

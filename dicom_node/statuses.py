@@ -22,6 +22,8 @@ class Status(IntEnum):
     """PS3.7 C.5.11: no usable UIDs, or a report of a transaction that this node never asked for."""
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     """PS3.7 C.5.6: the command names another SOP class than its presentation context."""
+    NO_SUCH_ACTION_TYPE = 0x0123
+    """PS3.7 C.5.10: an N-ACTION of a type that storage commitment does not have."""
     UNRECOGNIZED_OPERATION = 0x0211
     """PS3.7 C.5.10: a DIMSE service that this node does not offer."""
     OUT_OF_RESOURCES = 0xA700

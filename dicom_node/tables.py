@@ -4,6 +4,8 @@
                                      |                                                 |
                                   verdicts    audit_events (every change of note)    commitments
 
+    owed_reports (commitments that peers asked of this node)
+
 Times are UTC. States are strings with a CHECK. No column holds a patient name, id or birth date.
 """
 
@@ -283,6 +285,29 @@ class Commitment(Base):
     """When the first report came; a destination may report again, and late."""
     committed_count: Mapped[int] = mapped_column(default=0)
     failed_count: Mapped[int] = mapped_column(default=0)
+    last_error: Mapped[str | None] = mapped_column(sa.String(512))
+
+
+class OwedReport(Base):
+    """A peer asked this node to commit to instances: the report that it is owed, until it has it or is given up."""
+
+    __tablename__ = "owed_reports"
+    __table_args__ = (sa.UniqueConstraint("calling_ae_title", "transaction_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae_title: Mapped[str] = mapped_column(sa.String(16))
+    transaction_uid: Mapped[str] = mapped_column(sa.String(64))
+    sop_classes: Mapped[dict[str, Any]]
+    """SOP Instance UID -> SOP Class UID of all that it asked about."""
+    asked_at: Mapped[datetime]
+    not_before: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    reported_at: Mapped[datetime | None] = mapped_column(index=True)
+    given_up_at: Mapped[datetime | None]
+    committed_count: Mapped[int | None]
+    """As reported last."""
+    failed_count: Mapped[int | None]
     last_error: Mapped[str | None] = mapped_column(sa.String(512))
 
 

@@ -6,7 +6,9 @@ costs no more memory than the buffer. Nothing here knows what the pieces mean.
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import struct
 import time
 from contextlib import suppress
@@ -144,6 +146,15 @@ class Wire:
             self._start += len(piece)
             size -= len(piece)
             yield piece
+
+    def has_more(self, within_s: float) -> bool:
+        """Whether the peer said something, or left, or `interrupt` was called, within this time."""
+        if self._start != self._end or self.interrupted:
+            return True
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True
+        readable, _, _ = select.select([self._socket], [], [], within_s)
+        return bool(readable)
 
     def send(self, data: bytes) -> None:
         """Send all of `data`. Raises PeerGone or TimedOut."""

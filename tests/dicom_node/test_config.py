@@ -54,8 +54,8 @@ def test_every_key_is_in_config_toml(path: tuple[str, ...]) -> None:
     section, name = ".".join(path[:-1]), path[-1]
     parts = re.split(r"^(?:# )?\[\[?([\w.]+)\]\]?", SHIPPED, flags=re.MULTILINE)
     bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
-    if section == "delivery.destination.tls":
-        section, name = "delivery.destination", f"tls.{name}"
+    if section in ("delivery.destination.tls", "listener.peer.tls"):
+        section, name = section.removesuffix(".tls"), f"tls.{name}"
     assert re.search(rf"^(# )?{re.escape(name)} = ", bodies[section], flags=re.MULTILINE), (section, name)
 
 
@@ -100,6 +100,7 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
         ("[node]\nae_title = 'A\\\\B'", "c.toml:2: node.ae_title: an AE title has"),
         ("[node]\ntimezone_offset = '1'", "c.toml:2: node.timezone_offset: write it as +HHMM"),
         ("[[listener.peer]]\nae_title = 'A'\naddresses = ['1.2.3.400']", "c.toml:3: listener.peer.0.addresses: '1.2"),
+        ("[[listener.peer]]\nae_title = 'A'\nhost = 'h'", "c.toml:1: listener.peer.0: host and port go together"),
         ("[listener.tls]\nca_certificates = 'x'", "c.toml:1: listener.tls: TLS needs `certificate`"),
         ("[database]\nurl = 'mysql://x'", "c.toml:2: database.url: use sqlite:///file or postgresql+psycopg://"),
         ("[database]\nurl = 'nonsense'", "c.toml:2: database.url: not an SQLAlchemy URL"),

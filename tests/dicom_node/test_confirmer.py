@@ -89,7 +89,7 @@ def listening(house: House, port: int = 0) -> Iterator[int]:
         house.engine,
         house.archive,
         listener_id="test/commit",
-        services=commitment_service.services(Database(house.engine), house.config),
+        services=commitment_service.services(Database(house.engine), house.archive, house.config),
         service_sop_classes=commitment_service.SOP_CLASSES,
     )
     listener.start()

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydicom.uid import UID
 
 from dicom_node.config import Config, parse_config
-from dicom_node.conformance import REPORT_ANSWERS, STORE_ANSWERS, statement
+from dicom_node.conformance import ACTION_ANSWERS, REPORT_ANSWERS, STORE_ANSWERS, statement
 from dicom_node.statuses import Status
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
@@ -29,7 +29,7 @@ def test_it_names_every_class_syntax_and_status() -> None:
     for uid in (*listener.sop_classes, *listener.transfer_syntaxes):
         assert f"| {UID(uid).name} | {uid} |" in text
         assert UID(uid).name != uid
-    assert {*STORE_ANSWERS, *REPORT_ANSWERS} == set(Status)
+    assert {*STORE_ANSWERS, *ACTION_ANSWERS, *REPORT_ANSWERS} == set(Status)
     for status in Status:
         assert f"| 0x{status:04X} |" in text
 
@@ -40,6 +40,7 @@ def test_it_follows_the_configuration() -> None:
         '[node]\nae_title = "BRAIN"\n[listener]\nport = 4242\nallow_loopback = false\ncheck_called_ae_title = false\n'
         'max_pdu_bytes = 0\nsop_classes = ["1.2.840.10008.5.1.4.1.1.2"]\n[listener.tls]\ncertificate = "c"\n'
         '[[listener.peer]]\nae_title = "PACS"\naddresses = ["192.0.2.0/24"]\n'
+        'host = "pacs"\nport = 104\n'
         "[results]\nsend_seg_when_negative = false\nsend_sr_when_rejected = false\n"
         "[delivery]\ngive_up_after_s = 7200.0\n"
         '[[delivery.destination]]\nname = "p"\nae_title = "A"\nhost = "h"\nport = 1\ntls.certificate = "c"\n'
@@ -51,6 +52,7 @@ def test_it_follows_the_configuration() -> None:
         "Maximum PDU unlimited",
         "| p | A | h:1 | yes |",
         "| p | yes | yes |",
+        "| PACS | pacs:104 |",
         "Listener: TLS 1.2 or later",
         "A negative study gets an SR; a rejected one gets nothing",
         "for 2 h",

@@ -78,6 +78,24 @@ def test_an_empty_database_is_told_what_to_do(make_house: Callable[..., House]) 
     assert not examined(house)["destinations"].ok
 
 
+@pytest.mark.peer("dcmtk")
+def test_commitment_reports_that_could_not_be_brought(storescp: StoreScp, tmp_path: Path) -> None:
+    """By a destination that may not call, and to a peer that is not there; one that is there is well."""
+    (lonely, missing, there) = doctor._commitment(
+        make_config(
+            tmp_path,
+            text='[[delivery.destination]]\nname = "a"\nae_title = "A"\nhost = "pacs"\nport = 104\ncommitment = true\n'
+            '[[delivery.destination]]\nname = "b"\nae_title = "B"\nhost = "pacs"\nport = 104\ncommitment = true\n'
+            f'[[listener.peer]]\nae_title = "B"\nhost = "127.0.0.1"\nport = {free_port()}\ntimeout_s = 2.0\n'
+            f'[[listener.peer]]\nae_title = "C"\nhost = "127.0.0.1"\nport = {storescp.port}\n',
+        )
+    )
+    assert (lonely.check, lonely.ok) == ("commitment by a", False)
+    assert "[[listener.peer]] does not list A" in lonely.found
+    assert (missing.check, missing.ok) == ("peer B", False)
+    assert (there.check, there.ok) == ("peer C", True)
+
+
 @pytest.mark.parametrize("days", [365, 5, -2])
 def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
     """Valid, near their end, over; with another key, or none at all."""

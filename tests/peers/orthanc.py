@@ -190,6 +190,17 @@ class Orthanc:
         (found,) = self.rest("POST", "/tools/lookup", data=sop_instance_uid).json()
         self.rest("DELETE", f"/instances/{found['ID']}")
 
+    def ask_commitment(self, ae_title: str, sop_classes: Mapping[str, str]) -> str:
+        """Asks a known peer to commit to instances (UID -> class); the id under which `commitment` is kept."""
+        wanted = [[sop_class, uid] for uid, sop_class in sop_classes.items()]
+        asked = self.rest("POST", f"/modalities/{ae_title}/storage-commitment", json={"DicomInstances": wanted})
+        return str(asked.json()["ID"])
+
+    def commitment(self, transaction: str) -> dict[str, Any]:
+        """What it knows of a commitment that it asked for: Status Pending, Success or Failure."""
+        found: dict[str, Any] = self.rest("GET", f"/storage-commitment/{transaction}").json()
+        return found
+
     def wipe(self) -> None:
         """Deletes every patient."""
         for identifier in self.rest("GET", "/patients").json():
