@@ -31,7 +31,7 @@ venv: $(TESTING)  ## the virtual environment from pinned constraints, with what 
 demo: $(RUNTIME)  ## one head CT through the whole node; STUDY=<folder of DICOM> OUT=<folder> for a real one
 	@$(BIN)/python -m worker.demo $(if $(STUDY),--study "$(STUDY)") --out "$(OUT)" $(ARGS)
 
-peers:  ## the real peers of the tests (DCMTK, Orthanc, dicom3tools, Redis, RabbitMQ, PostgreSQL), by apt-get as root
+peers:  ## the real peers of the tests (DCMTK, Orthanc, Chromium, PostgreSQL, ...) by apt-get as root, OHIF by npm
 	@bash tests/peers/install.sh
 
 test: $(TESTING)  ## every test, with real peers on free loopback ports; ARGS="-k name" for some

@@ -3,8 +3,10 @@
 A peer that this machine lacks skips the test by name (`presence.need`); in CI it fails it. `make peers` installs all.
 """
 
+from tests.peers.chromium import Chromium
 from tests.peers.dcmtk import StoreScp, dcmsend, echoscu, storescu
 from tests.peers.dicom3tools import Verdict, dcentvfy, dciodvfy
+from tests.peers.ohif import Ohif
 from tests.peers.orthanc import Orthanc, StoredSeries
 from tests.peers.postgresql import PostgreSQL
 from tests.peers.presence import need
@@ -14,6 +16,8 @@ from tests.peers.redis import Redis
 
 __all__ = [
     "HOST",
+    "Chromium",
+    "Ohif",
     "Orthanc",
     "PeerError",
     "PostgreSQL",

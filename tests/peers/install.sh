@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs the real peers of the tests with apt-get where this runs as root, and says what is missing where it does not.
-# With package names as arguments it installs just those.
+# Installs the real peers of the tests with apt-get where this runs as root, and says what is missing where it does not;
+# the viewer (OHIF, from npm) into build/viewer. With package names as arguments it installs just those.
 #
 # Debian starts a service when it installs one; the tests start their own on free loopback ports. So while apt-get works,
 # policy-rc.d (the place where Debian asks whether a service may start) says no. A service that already ran goes on
 # running, and a policy-rc.d that was already there stays.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 missing_peers() {
     has() { command -v "$1" > /dev/null || [ -x "/usr/sbin/$1" ]; }
@@ -16,6 +17,18 @@ missing_peers() {
     has redis-server || echo redis-server
     has rabbitmq-server || echo rabbitmq-server
     compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || has initdb || echo postgresql
+    has chromium || echo chromium
+    has npm || viewer_is_there || echo npm
+}
+
+viewer_is_there() {  # and of the version that the lock file names
+    [ build/viewer/node_modules/.package-lock.json -nt tests/viewer/package-lock.json ]
+}
+
+install_viewer() {
+    mkdir -p build/viewer
+    cp tests/viewer/package.json tests/viewer/package-lock.json build/viewer/
+    npm ci --prefix build/viewer --ignore-scripts --no-audit --no-fund --silent
 }
 
 install_without_starting() {
@@ -30,12 +43,25 @@ install_without_starting() {
     apt-get install -y -qq --no-install-recommends "$@" > /dev/null
 }
 
-if [ $# -gt 0 ]; then packages="$*"; else packages="$(missing_peers | xargs)"; fi
-[ -n "$packages" ] || exit 0
-if [ "$(id -u)" -ne 0 ] || ! command -v apt-get > /dev/null; then
-    echo "Missing: $packages. As root on Debian: apt-get install --no-install-recommends $packages" >&2
-    exit 1
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get > /dev/null; then
+        echo "Missing: $*. As root on Debian: apt-get install --no-install-recommends $*" >&2
+        return 1
+    fi
+    echo "Installing with apt-get: $*"
+    install_without_starting "$@" || { echo "apt-get could not install: $*" >&2; return 1; }
+}
+
+status=0
+if [ $# -gt 0 ]; then
+    install_packages "$@"
+    exit
 fi
-echo "Installing with apt-get: $packages"
-# shellcheck disable=SC2086  # a list of package names
-install_without_starting $packages || { echo "apt-get could not install: $packages" >&2; exit 1; }
+# shellcheck disable=SC2046  # a list of package names
+install_packages $(missing_peers) || status=1
+if ! viewer_is_there; then
+    echo "Installing the viewer with npm into build/viewer"
+    install_viewer || { echo "npm could not install the viewer" >&2; status=1; }
+fi
+exit "$status"

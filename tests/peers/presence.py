@@ -10,15 +10,17 @@ import pytest
 
 MISSING_PREFIX = "Peer missing: "
 PROGRAMS = {
+    "chromium": ("chromium",),
     "dcmqi": ("segimage2itkimage", "tid1500reader"),
     "dcmtk": ("storescu", "storescp", "dcmsend", "echoscu", "dcmcjpeg"),
     "dicom3tools": ("dciodvfy", "dcentvfy"),
+    "ohif": ("@ohif/app",),
     "orthanc": ("Orthanc", "libOrthancDicomWeb.so"),
     "postgresql": ("initdb", "postgres"),
     "rabbitmq": ("rabbitmq-server", "rabbitmqctl", "epmd"),
     "redis": ("redis-server",),
 }
-"""Peer -> the programs (and plugins) that it takes; `make peers` installs them."""
+"""Peer -> the programs (plugins, npm packages) that it takes; `make peers` installs them."""
 FOLDERS = (
     "/usr/bin",  # before the environment, where pynetdicom has programs of DCMTK's names
     # RabbitMQ: the scripts in /usr/sbin accept only root and the user rabbitmq, those in /usr/lib anybody.
@@ -26,6 +28,7 @@ FOLDERS = (
     "/usr/sbin",
     "/usr/share/orthanc/plugins",
     *sorted((str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin")), reverse=True),
+    str(Path(__file__).parents[2] / "build" / "viewer" / "node_modules"),
 )
 
 
