@@ -156,6 +156,20 @@ def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     print(f"exam_auc {auc(scores, bleeding):.3f}  ({len(scores)} exams, {sum(bleeding)} with blood) -> {out}")
 
 
+@app.command("tables")
+def write_tables(
+    study: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with study.json and records.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; <study>/report.")] = None,
+) -> None:
+    """Every table and figure of the paper from a study's records, as Markdown, CSV and PNG."""
+    from ml.evaluation.writing import FIGURES, TABLES, write_report  # noqa: PLC0415 (matplotlib loads for a second)
+
+    with stages() as stage:
+        tell = stage("tables", len(TABLES) + len(FIGURES))
+        page = write_report(study, out or study / "report", tell)
+    print(f"-> {page}")
+
+
 register_self_training(app)
 
 

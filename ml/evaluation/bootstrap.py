@@ -96,7 +96,7 @@ def slice_auc_replicates(
     return np.concatenate(parts)
 
 
-def ratio_replicates(weights: FloatArray, parts: Scores, wholes: Scores) -> FloatArray:
+def ratio_replicates(weights: FloatArray, parts: Scores | Flags, wholes: Scores | Flags) -> FloatArray:
     """(replicates,) weighted sum of parts over that of wholes: pooled DSC, means, rates. NaN where the whole is 0."""
     part, whole = weights @ np.asarray(parts, dtype=np.float64), weights @ np.asarray(wholes, dtype=np.float64)
     return np.asarray(np.divide(part, whole, out=np.full(len(weights), np.nan), where=whole > 0))
@@ -140,3 +140,19 @@ def compare(difference: float, replicates: FloatArray) -> Comparison:
         normality_p=float(normality),
         replicates=int(kept.size),
     )
+
+
+def specificity_replicates(weights: FloatArray, scores: Scores, positive: Flags, *, sensitivity: float) -> FloatArray:
+    """(replicates,) highest specificity with at least that sensitivity, each replicate at a threshold of its own."""
+    values, flags = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=np.bool_)
+    order = np.argsort(-values, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(values[order]) < 0]))
+    sign, drawn = flags[order], weights[:, order]
+    true = np.cumsum(np.add.reduceat(drawn * sign, starts, axis=1), axis=1)
+    false = np.cumsum(np.add.reduceat(drawn * ~sign, starts, axis=1), axis=1)
+    positives, negatives = true[:, -1], false[:, -1]
+    # The first threshold that is low enough: the ones before find too little, the ones after call more.
+    place = np.argmax(true >= sensitivity * positives[:, None] - 1e-9, axis=1)
+    called = false[np.arange(len(weights)), place]
+    both = (positives > 0) & (negatives > 0)
+    return np.asarray(1 - np.divide(called, negatives, out=np.full(len(weights), np.nan), where=both))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,3 +62,12 @@ def labelled(exam: SimulatedExam) -> LabelledExam:
     """A simulated exam with its truth; each is a patient of its own."""
     name = str(exam.spec.seed)
     return LabelledExam(SIMULATED, name, patient_key(SIMULATED, name), exam.volume, exam.labels)
+
+
+def source_named(name: str) -> ExamSource | None:
+    """The source of that name, to read exams again; None where only its owner can."""
+    found = re.fullmatch(r"phantom:(\w+):(\d+)\+(\d+)@(\d+)", name)
+    if found is None:
+        return None
+    institution, first, count, matrix = found.groups()
+    return PhantomSource(institution, int(first), int(count), matrix=int(matrix))

@@ -84,11 +84,19 @@ def test_evaluate_writes_records_that_name_their_bundle(
     assert "EVALUATION_STOPPED" in capsys.readouterr().err
 
 
+def test_tables_of_a_folder_that_is_no_study_exit_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And say what is missing."""
+    assert run(monkeypatch, "tables", str(tmp_path)) == 1
+    assert "study.json" in capsys.readouterr().err
+
+
 def test_every_command_and_option_has_help() -> None:
     """A command line without help is a closed door."""
     group = typer.main.get_command(cli.app)
     assert isinstance(group, typer.core.TyperGroup)
-    assert set(group.commands) >= {"evaluate", "predict", "train-compact"}
+    assert set(group.commands) >= {"evaluate", "predict", "tables", "train-compact"}
     for command in group.commands.values():
         assert command.help
         assert [one.name for one in command.params if not getattr(one, "help", None)] == []
