@@ -1,8 +1,9 @@
-"""`python -m ml`: predict exams and make the default bundle, without the node."""
+"""`python -m ml`: predict exams, prepare data sets and make the default bundle, without the node."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,10 @@ import torch
 import typer
 
 from ml.bundle import load_bundle, write_bundle
+from ml.config import PREPROCESSINGS
+from ml.data.manifest import LEFT_OUT
+from ml.data.preparation import UNREADABLE, Preparation, prepare_exams
+from ml.data.readers import READERS
 from ml.data.series import read_volume
 from ml.errors import EvaluationError, MlError, UnreadableStudy
 from ml.evaluation.judging import evaluate, make_origin
@@ -28,7 +33,7 @@ from ml.training.recipe import Machine
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
 REFUSED = 3
-"""Exit code for images that cannot be analysed, as in `make demo`; other errors of the command exit with 1."""
+"""Exit code for images that cannot be read, as in `make demo`; other errors of the command exit with 1."""
 
 
 @app.command()
@@ -110,6 +115,29 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
         bundle = run_compact(run, stage)
     print((out / "bundle" / "metrics.json").read_text())
     print(f"bundle {bundle.identity.name} {bundle.identity.version} {bundle.identity.digest} -> {out / 'bundle'}")
+
+
+@app.command()
+def prepare(
+    kind: Annotated[str, typer.Argument(help=f"What the folder holds: {', '.join(READERS)}.")],
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The data set as it was published.")],
+    out: Annotated[Path, typer.Option(help="Folder for the prepared exams; one for each data set.")],
+    boxes: Annotated[Path | None, typer.Option(exists=True, help="BHX: the folder with its three tables.")] = None,
+    network: Annotated[str, typer.Option(help=f"Whose images: {', '.join(PREPROCESSINGS)}.")] = "compact",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0 for this one.")] = os.cpu_count() or 1,
+    rescan: Annotated[bool, typer.Option(help="Look through the folder anew, not only for what is missing.")] = False,
+) -> None:
+    """Decode a data set once, for training. Stop and rerun at any moment; exit 3 if files are damaged."""
+    if kind not in READERS or network not in PREPROCESSINGS:
+        wanted = READERS if kind not in READERS else PREPROCESSINGS
+        raise typer.BadParameter(f"one of {', '.join(wanted)} is expected")
+    preparation = Preparation(kind, folder, out, PREPROCESSINGS[network], workers=workers, boxes=boxes, rescan=rescan)
+    with stages() as stage:
+        outcome = prepare_exams(preparation, stage)
+    print(f"{outcome.written} exams prepared, {outcome.kept} were there -> {out}; what was not taken: {out / LEFT_OUT}")
+    if outcome.unreadable:
+        errors.print(f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}", style="yellow")
+        sys.exit(REFUSED)
 
 
 @app.command("measure")

@@ -51,6 +51,9 @@ COMPACT_PREPROCESSING = Preprocessing(
 )
 """A head of up to 243 mm at 0.95 mm; a window for blood in brain and one for bone, fat and air."""
 
+PREPROCESSINGS = {"compact": COMPACT_PREPROCESSING, "paper": PAPER_PREPROCESSING}
+"""By the name that `python -m ml prepare` takes."""
+
 
 @dataclass(frozen=True)
 class Logistic:

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 errors = Console(stderr=True)
 
-Stage = Callable[[str, int], Callable[[str], None]]
-"""Opens a stage (name, number of parts) and returns what is called, with a note, when a part is done."""
+Stage = Callable[[str, int | None], Callable[[str], None]]
+"""Opens a stage (name, number of parts if known); what it returns is called, with a note, when a part is done."""
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def stages() -> Iterator[Stage]:
     )
     with Progress(*columns, console=errors, disable=os.environ.get("RANK", "0") != "0") as bars:
 
-        def stage(name: str, total: int) -> Callable[[str], None]:
+        def stage(name: str, total: int | None) -> Callable[[str], None]:
             for earlier in bars.task_ids:
                 bars.update(earlier, completed=bars.tasks[earlier].total)
             task = bars.add_task(name, total=total, note="")

@@ -26,6 +26,8 @@ class LabelledExam:
     """(z, 6) what was said about slices."""
     told: FindingsArray = field(default_factory=unknown)
     """(6,) what was said about the exam."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Files of the exam that could not be read, each with the reason."""
 
     @property
     def level(self) -> LabelLevel:

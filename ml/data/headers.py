@@ -9,14 +9,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from ml.data.refusals import refusal
+from ml.errors import UnreadableStudy
 from ml.volume import FloatArray
 
 UNIT_TOLERANCE = 1e-2
@@ -73,6 +75,8 @@ def read_headers(paths: Sequence[Path]) -> tuple[SliceHeader, ...]:
     if not paths:
         raise refusal("NO_IMAGES")
     datasets = _parse(paths)
+    if len(datasets) < len(paths):
+        raise refusal("NOT_DICOM", count=len(paths) - len(datasets), total=len(paths))
     _check_kind(list(datasets.values()))
     for code, is_valid in _REQUIRED:
         missing = sum(not is_valid(ds) for ds in datasets.values())
@@ -81,6 +85,26 @@ def read_headers(paths: Sequence[Path]) -> tuple[SliceHeader, ...]:
     headers = tuple(_header(path, ds) for path, ds in datasets.items())
     check_consistent(headers)
     return headers
+
+
+def read_intact_headers(paths: Sequence[Path]) -> tuple[tuple[SliceHeader, ...], dict[Path, UnreadableStudy]]:
+    """Headers of the files that have a complete one, and what is wrong with each of the others.
+
+    Raises UnreadableStudy where nothing is left, or what is left does not belong together.
+    """
+    datasets = _parse(paths)
+    faults = {path: refusal("NOT_DICOM", count=1, total=1) for path in paths if path not in datasets}
+    for path, ds in datasets.items():
+        code = next((code for code, is_valid in _REQUIRED if not is_valid(ds)), None)
+        if code is not None:
+            faults[path] = refusal(code, count=1, total=1)
+    intact = {path: ds for path, ds in datasets.items() if path not in faults}
+    if not intact:
+        raise refusal("NO_IMAGES") if not faults else next(iter(faults.values()))
+    _check_kind(list(intact.values()))
+    headers = tuple(_header(path, ds) for path, ds in intact.items())
+    check_consistent(headers)
+    return headers, faults
 
 
 def check_consistent(headers: Sequence[SliceHeader]) -> None:
@@ -107,19 +131,31 @@ def check_consistent(headers: Sequence[SliceHeader]) -> None:
 
 
 def _parse(paths: Sequence[Path]) -> dict[Path, Dataset]:
+    """The files that can be parsed."""
     datasets: dict[Path, Dataset] = {}
     for path in paths:
         with path.open("rb") as file:  # a file that cannot be opened now is no broken file: OSError goes up
             try:
-                ds = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(KEYWORDS))
-                for keyword in KEYWORDS:
-                    ds.get(keyword)  # pydicom parses values when they are asked for
+                ds = read_tags(file, KEYWORDS)
             except Exception:  # noqa: BLE001, S112 (pydicom raises a dozen types on broken bytes; counted below)
                 continue
         datasets[path] = ds
-    if len(datasets) < len(paths):
-        raise refusal("NOT_DICOM", count=len(paths) - len(datasets), total=len(paths))
     return datasets
+
+
+def read_tags(file: BinaryIO, keywords: Sequence[str]) -> Dataset:
+    """The attributes of a DICOM file, their values parsed; raises whatever pydicom raises on broken bytes.
+
+    Data sets whose identifiers were replaced have UIDs like "ID_0123" (RSNA 2019): taken as they are. Without a
+    SOP Class UID it is that of the file meta information (PS3.10 section 7.1).
+    """
+    with disable_value_validation():
+        ds = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(keywords))
+        for keyword in keywords:
+            ds.get(keyword)  # pydicom parses values when they are asked for
+        if "SOPClassUID" in keywords and not ds.get("SOPClassUID"):
+            ds.SOPClassUID = ds.file_meta.get("MediaStorageSOPClassUID", "")
+    return ds
 
 
 def _check_kind(datasets: Sequence[Dataset]) -> None:

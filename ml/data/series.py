@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml.data.headers import SliceHeader, read_headers
+from ml.data.headers import SliceHeader, read_headers, read_intact_headers
 from ml.data.pixels import UndecodablePixelsError, decode_hu
 from ml.data.plausibility import check_head
 from ml.data.refusals import refusal
@@ -32,16 +32,48 @@ def read_volume(paths: Sequence[Path]) -> Volume:
     Identical images at one position are one slice (the lowest SOP Instance UID stays). Memory: the float32
     volume and a few slices.
     """
-    headers = sorted(read_headers(paths), key=_order)
-    _check_axial(headers[0])
-    headers = _without_duplicates(headers)
-    if len(headers) < LEAST_SLICES:
-        raise refusal("TOO_FEW_SLICES", count=len(headers), least=LEAST_SLICES)
+    headers = _in_order(read_headers(paths))
     geometry = _geometry(headers)
     check_no_gap(geometry.offsets_mm, [header.thickness_mm for header in headers])
-    volume = Volume(_decode(headers), geometry)
+    hu, faults = _decode(headers)
+    if faults:
+        why = str(next(iter(faults.values())))
+        raise refusal("PIXELS_UNDECODABLE", count=len(faults), total=len(headers), why=why)
+    volume = Volume(hu, geometry)
     check_head(volume)
     return volume
+
+
+def read_intact(paths: Sequence[Path]) -> tuple[Volume, dict[Path, str]]:
+    """The volume of the files that can be read, and why each of the others cannot.
+
+    For training on data sets, where one truncated file is no reason to lose an exam: the gap that it leaves stays in
+    the geometry, and so do gaps that the data set came with. Raises UnreadableStudy as `read_volume` does.
+    """
+    found, unread = read_intact_headers(paths)
+    faults = {path: f"{error.code}: {error}" for path, error in unread.items()}
+    headers = _in_order(found)
+    hu, undecodable = _decode(headers)
+    if undecodable:
+        faults |= {headers[z].path: f"PIXELS_UNDECODABLE: {error}" for z, error in undecodable.items()}
+        kept = [z for z in range(len(headers)) if z not in undecodable]
+        if len(kept) < LEAST_SLICES:
+            why = str(next(iter(undecodable.values())))
+            raise refusal("PIXELS_UNDECODABLE", count=len(undecodable), total=len(headers), why=why)
+        hu, headers = hu[kept], [headers[z] for z in kept]
+    volume = Volume(hu, _geometry(headers))
+    check_head(volume)
+    return volume, faults
+
+
+def _in_order(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
+    """One header per position along the normal, of an axial stack of enough slices."""
+    ordered = sorted(headers, key=_order)
+    _check_axial(ordered[0])
+    ordered = _without_duplicates(ordered)
+    if len(ordered) < LEAST_SLICES:
+        raise refusal("TOO_FEW_SLICES", count=len(ordered), least=LEAST_SLICES)
+    return ordered
 
 
 def _order(header: SliceHeader) -> tuple[float, str]:
@@ -73,7 +105,10 @@ def _without_duplicates(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
 
 
 def _same_image(one: SliceHeader, other: SliceHeader) -> bool:
-    return bool(np.array_equal(*_decode([one, other])))
+    hu, faults = _decode([one, other])
+    if faults:
+        raise refusal("PIXELS_UNDECODABLE", count=len(faults), total=2, why=str(next(iter(faults.values()))))
+    return bool(np.array_equal(hu[0], hu[1]))
 
 
 def _geometry(headers: Sequence[SliceHeader]) -> Geometry:
@@ -88,19 +123,17 @@ def _geometry(headers: Sequence[SliceHeader]) -> Geometry:
     )
 
 
-def _decode(headers: Sequence[SliceHeader]) -> HuArray:
-    """(z, y, x) HU. Decoders release the interpreter lock, so threads share the work."""
+def _decode(headers: Sequence[SliceHeader]) -> tuple[HuArray, dict[int, UndecodablePixelsError]]:
+    """(z, y, x) HU, and the slices that have none. Decoders release the interpreter lock, so threads share the work."""
     hu = np.empty((len(headers), *headers[0].shape), dtype=np.float32)
+    faults: dict[int, UndecodablePixelsError] = {}
 
-    def decode(index: int) -> str | None:
+    def decode(index: int) -> None:
         try:
             hu[index] = decode_hu(headers[index].path)
         except UndecodablePixelsError as error:
-            return str(error)
-        return None
+            faults[index] = error
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
-        faults = [fault for fault in threads.map(decode, range(len(headers))) if fault is not None]
-    if faults:
-        raise refusal("PIXELS_UNDECODABLE", count=len(faults), total=len(headers), why=faults[0])
-    return hu
+        list(threads.map(decode, range(len(headers))))
+    return hu, dict(sorted(faults.items()))

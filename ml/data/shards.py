@@ -31,6 +31,8 @@ from ml.labels import ANY, FINDINGS, IGNORE, FindingsArray, LabelLevel, Subtype,
 from ml.volume import HuArray
 
 FORMAT = 2
+TEMPORARY = ".tmp"
+"""Ends the name of a folder that is being written."""
 HALF_COVERED = 0.5
 MAPPED_FILES = 256
 """Arrays that one process keeps open: each holds a file descriptor, of which systems give 1024."""
@@ -76,6 +78,8 @@ class ExamShard:
     """(n,) SOP Instance UIDs, or for other formats the index in the file."""
     image_hashes: tuple[str, ...]
     """Of every source image that shows tissue: equal for images with equal HU."""
+    left_out: tuple[tuple[str, str], ...]
+    """Files of the exam that could not be read, each with the reason."""
     bleeding: tuple[int, ...] | None
     """Analysed slices with a pixel of blood; None without pixel labels and in exams of the first format."""
     grid: Grid | None
@@ -138,7 +142,8 @@ def open_exam(folder: Path) -> ExamShard:
 
 def open_folder(folder: Path) -> list[ExamShard]:
     """Every exam of a folder, sorted by name."""
-    return [open_exam(path.parent) for path in sorted(folder.glob("*/exam.json"))]
+    written = sorted(path.parent for path in folder.glob("*/exam.json"))
+    return [open_exam(path) for path in written if path.suffix != TEMPORARY]
 
 
 def is_written(folder: Path, config: Preprocessing) -> bool:
@@ -162,7 +167,7 @@ def write_exam(folder: Path, exam: LabelledExam, config: Preprocessing) -> None:
     neighbours = neighbours.reshape(prepared.sampling.neighbours.shape)
     arrays: dict[str, npt.NDArray[Any]] = {"hu": np.clip(np.rint(prepared.hu_zvu[kept]), -1024, 3071).astype(np.int16)}
     arrays |= _label_arrays(exam, prepared, kept)
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}{TEMPORARY}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, array in arrays.items():
@@ -201,6 +206,7 @@ def _facts(exam: LabelledExam, prepared: Prepared) -> dict[str, Any]:
         "slice_names": [names[z] for z in prepared.sampling.analysed],
         "image_hashes": hash_images(prepared.orientation.apply(exam.volume.hu)),
         "hemorrhage_ml": exam.hemorrhage_ml,
+        "left_out": exam.left_out,
     }
 
 
@@ -249,6 +255,7 @@ def _shard(folder: Path, facts: dict[str, Any]) -> ExamShard:
         told_slices=None if told_slices is None else np.array(told_slices, dtype=np.int8).reshape(-1, len(FINDINGS)),
         slice_names=tuple(facts.get("slice_names", ())),
         image_hashes=tuple(facts.get("image_hashes", ())),
+        left_out=tuple((name, reason) for name, reason in facts.get("left_out", ())),
         bleeding=tuple(facts["bleeding"]) if "bleeding" in facts else None,
         grid=Grid(**facts["grid"]) if facts.get("grid") else None,
     )

@@ -92,6 +92,25 @@ def test_tables_of_a_folder_that_is_no_study_exit_with_1(
     assert "study.json" in capsys.readouterr().err
 
 
+def test_prepare_says_what_it_took_and_exits_with_3_for_damage(
+    write_series: WriteSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0 when everything could be read, 1 for the wrong folder, 2 for an unknown kind."""
+    paths = write_series([z * 10.0 for z in range(12)], thickness_mm=10.0)
+    root, out = paths[0].parent, tmp_path / "out"
+    arguments = ("prepare", "folder", str(root), "--out", str(out), "--workers", "0")
+    assert run(monkeypatch, *arguments) == 0
+    assert "1 exams prepared, 0 were there" in capsys.readouterr().out
+    (root / "broken.dcm").write_bytes(b"")
+    assert run(monkeypatch, *arguments, "--rescan") == 3
+    printed = capsys.readouterr()
+    assert "0 exams prepared, 1 were there" in printed.out
+    assert "unreadable.csv" in printed.err
+    assert run(monkeypatch, "prepare", "rsna", str(root), "--out", str(tmp_path / "rsna")) == 1
+    assert "stage_2_train.csv" in capsys.readouterr().err
+    assert run(monkeypatch, "prepare", "rsnb", str(root), "--out", str(out)) == 2
+
+
 def test_every_command_and_option_has_help() -> None:
     """A command line without help is a closed door."""
     group = typer.main.get_command(cli.app)

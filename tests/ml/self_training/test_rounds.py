@@ -25,7 +25,7 @@ from tests.ml.training.conftest import write_exam
 RECIPE = replace(COMPACT_RECIPE, warm_up_steps=1, sampling=Sampling(batch=4, patch=32))
 
 
-def quietly(_: str, __: int) -> Callable[[str], None]:
+def quietly(_: str, __: int | None) -> Callable[[str], None]:
     """No bars."""
     return lambda _: None
 

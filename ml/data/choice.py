@@ -1,0 +1,132 @@
+"""Which series of a study stands for the exam: plain, soft kernel, the whole head, thick rather than thin.
+
+Written for CQ500, whose studies hold up to a dozen series (thin and thick, bone, contrast, reformats) named in many
+ways; every series gets a reason, which goes into the report. The node's own choice (`dicom_node.eligibility`) is made
+from PACS headers by a site's rules and is another one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml.data.scanning import ImageFacts
+from ml.data.series import LARGEST_AXIAL_TILT_DEGREES
+
+LEAST_COVERAGE_MM = 90.0
+"""From the first to the last slice: a brain has 120 mm, and less is a part of a head."""
+LEAST_SLICES = 8
+THICK_MM = 2.5
+SAME_MM = 0.1
+PLAIN = re.compile(r"plain|\bnon[ -]?con|\bpre[ -]?con|without|\bunenhanced|\bw/?o\b|\bncct\b")
+CONTRAST = re.compile(r"post[ -]?con|contrast|\bc\+|\bcect\b|enhanced|angio|\bcta\b|\bcc sec\b|\d+ ?cc\b|venogra")
+BONE = re.compile(r"bone|\bosteo")
+OTHER = re.compile(
+    r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor(onal)?\b|\bsag(ittal)?\b|scout|topogram|dose|spine|face|pns"
+)
+BONE_KERNEL = re.compile(r"bone|edge|lung|sharp|^[hj][67]\d|^b[67]\d|^fc(3|8)\d|^y[cd]$|detail")
+NOT_AXIAL_TYPES = frozenset(["LOCALIZER", "MIP", "MPR", "SCREEN SAVE", "PROJECTION IMAGE"])
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of a study, summed up from its headers."""
+
+    name: str
+    """For the report: the folder's name or the Series Instance UID."""
+    description: str
+    images: tuple[ImageFacts, ...]
+
+    @property
+    def offsets_mm(self) -> list[float]:
+        """Sorted positions, one for each place."""
+        offsets = sorted(one.offset_mm for one in self.images if one.offset_mm is not None)
+        return [offset for n, offset in enumerate(offsets) if n == 0 or offset - offsets[n - 1] > 0.01]
+
+    @property
+    def coverage_mm(self) -> float:
+        """From the first to the last slice."""
+        return self.offsets_mm[-1] - self.offsets_mm[0] if self.offsets_mm else 0.0
+
+    @property
+    def thickness_mm(self) -> float:
+        """Median slice thickness; where headers do not tell, the distance of slices."""
+        told = [one.thickness_mm for one in self.images if one.thickness_mm is not None]
+        if told:
+            return float(np.median(told))
+        return float(np.median(np.diff(self.offsets_mm))) if len(self.offsets_mm) > 1 else 0.0
+
+    @property
+    def kinds_of_thickness(self) -> int:
+        """More than one: acquisitions are mixed, or the protocol has zones."""
+        return len({round(one.thickness_mm, 1) for one in self.images if one.thickness_mm is not None})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a series was or was not taken."""
+
+    series: Series
+    code: str
+    reason: str
+
+
+def choose(series: Sequence[Series]) -> tuple[Series | None, list[Verdict]]:
+    """The series that stands for the exam (None: there is none), and a verdict on every other one."""
+    verdicts = []
+    fit = []
+    for one in series:
+        problem = exclude(one)
+        if problem is None:
+            fit.append(one)
+        else:
+            verdicts.append(Verdict(one, *problem))
+    fit.sort(key=_rank)
+    if not fit:
+        return None, verdicts
+    chosen = fit[0]
+    for other in fit[1:]:
+        reason = f"{chosen.name} ({describe(chosen)}) stands for the exam rather than this one ({describe(other)})"
+        verdicts.append(Verdict(other, "NOT_CHOSEN", reason))
+    return chosen, verdicts
+
+
+def exclude(series: Series) -> tuple[str, str] | None:
+    """Code and reason for which a series cannot stand for an exam; None where it can."""
+    return next(_problems(series), None)
+
+
+def _problems(series: Series) -> Iterator[tuple[str, str]]:
+    """The gravest first."""
+    text = re.sub(r"[_-]+", " ", series.description.lower())
+    types = {part for one in series.images for part in one.image_type}
+    tilts = [one.off_axis_degrees for one in series.images if one.off_axis_degrees is not None]
+    if {one.modality for one in series.images} != {"CT"}:
+        yield "NOT_CT", "its images are not CT"
+    if types & NOT_AXIAL_TYPES or (tilts and float(np.median(tilts)) > LARGEST_AXIAL_TILT_DEGREES):
+        yield "NOT_AXIAL", "a localizer or a reformat"
+    named = bool(CONTRAST.search(text))
+    if not PLAIN.search(text) and (named or any(one.contrast for one in series.images)):
+        yield "CONTRAST", f"contrast medium, by its {'name' if named else 'header'}"
+    if BONE.search(text) or any(BONE_KERNEL.search(one.kernel.lower()) for one in series.images):
+        yield "BONE_KERNEL", "a bone or sharp kernel"
+    if OTHER.search(text):
+        yield "DERIVED", "a reformat, a rendering or another part of the body, by its name"
+    if len(series.offsets_mm) < LEAST_SLICES:
+        yield "TOO_FEW_SLICES", f"{len(series.offsets_mm)} slices at different places"
+    if series.coverage_mm < LEAST_COVERAGE_MM:
+        yield "PARTIAL_HEAD", f"it covers {series.coverage_mm:.0f} mm, not a whole head"
+
+
+def describe(series: Series) -> str:
+    """For people."""
+    return f"{len(series.offsets_mm)} slices of {series.thickness_mm:.3g} mm over {series.coverage_mm:.0f} mm"
+
+
+def _rank(series: Series) -> tuple[bool, bool, float, float, str]:
+    """Thick first, one thickness before mixed ones; among thick the thickest, among thin too; then coverage, name."""
+    thickness = round(series.thickness_mm / SAME_MM) * SAME_MM
+    return (thickness < THICK_MM, series.kinds_of_thickness > 2, -thickness, -series.coverage_mm, series.name)

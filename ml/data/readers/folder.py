@@ -1,0 +1,156 @@
+"""A lab's own exams: a folder of DICOM series, or of NIfTI files, with or without masks (the paper's Atlantis).
+
+    <anywhere>/*                        DICOM CT series, of one or more studies
+    <anywhere>/*                        DICOM SEG objects that reference the series
+    <with the series' files>/*.nii.gz   a NIfTI mask beside the images, or anywhere under the Series Instance UID's name
+    images/<name>.nii.gz, masks/<name>.nii.gz    exams that are NIfTI themselves
+    labels.csv                          exam,any,EDH,IPH,IVH,SAH,SDH; what is known of whole exams
+
+DICOM exams are named by their Study Instance UID, NIfTI exams by their file, so let no file be called like a patient.
+Of a study without masks `ml.data.choice` takes one series; with masks the series that they were drawn on.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+from ml.data.choice import Series, choose, describe
+from ml.data.exams import patient_key
+from ml.data.manifest import Catalogue, LeftOut
+from ml.data.nifti import is_nifti
+from ml.data.readers.layout import Options, base_name, exam_name, leave_out_orphans, nifti_files, read_table
+from ml.data.scanning import ImageFacts, scan
+from ml.data.sources import ExamSource, Findings, MaskFile
+from ml.errors import DataError
+from ml.labels import FINDINGS, UNKNOWN
+
+FAMILY = "folder"
+OTHER_FILES = (".csv", ".txt", ".md", ".json", ".png", ".jpg", ".pdf", ".xml", ".html")
+
+
+def read_folder(root: Path, options: Options) -> Catalogue:
+    """One exam per DICOM study and per NIfTI file under images/."""
+    catalogue = Catalogue(FAMILY)
+    studies: dict[str, dict[str, list[ImageFacts]]] = defaultdict(lambda: defaultdict(list))
+    segs: list[Path] = []
+    for facts in scan(_files(root), workers=options.workers, progress=options.progress):
+        if facts.fault:
+            what = facts.path.relative_to(root).as_posix()
+            catalogue.left_out.append(LeftOut("", what, "NOT_DICOM", facts.fault))
+        elif facts.modality == "SEG":
+            segs.append(facts.path)
+        else:
+            studies[facts.study][facts.series].append(facts)
+    masks = _masks_by_series(root, studies, segs, catalogue)
+    for study in sorted(studies):
+        exam = _dicom_exam(root, study, studies[study], masks, catalogue)
+        if exam is not None:
+            catalogue.exams.append(exam)
+    catalogue.exams += _nifti_exams(root, catalogue)
+    if not catalogue.exams:
+        raise DataError(
+            f"{root} holds no head CT that could be an exam; {len(catalogue.left_out)} things were left out"
+        )
+    told = _labels(root)
+    catalogue.exams = [replace(one, findings=told.get(one.exam, one.findings)) for one in catalogue.exams]
+    return catalogue
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for path in sorted(root.rglob("*")):
+        is_other = path.name == "DICOMDIR" or path.name.startswith(".") or path.suffix.lower() in OTHER_FILES
+        if path.is_file() and not is_nifti(path) and not is_other:
+            yield path
+
+
+def _dicom_exam(
+    root: Path, study: str, series: dict[str, list[ImageFacts]], masks: dict[str, list[MaskFile]], catalogue: Catalogue
+) -> ExamSource | None:
+    every = [Series(uid, images[0].description, tuple(images)) for uid, images in sorted(series.items())]
+    drawn_on = [one for one in every if one.name in masks]
+    if len(drawn_on) == 1:
+        chosen: Series | None = drawn_on[0]
+        reason = "masks were drawn on another series of the study"
+        others = [LeftOut(study, one.name, "NOT_CHOSEN", reason) for one in every if one is not chosen]
+    else:
+        chosen, verdicts = choose(drawn_on or every)
+        others = [LeftOut(study, one.series.name, one.code, one.reason) for one in verdicts]
+    catalogue.left_out += others
+    if chosen is None:
+        catalogue.left_out.append(LeftOut(study, "", "NO_SERIES", "none of its series can stand for the exam"))
+        return None
+    images = sorted(chosen.images, key=lambda one: one.path)
+    return ExamSource(
+        dataset=FAMILY,
+        exam=exam_name(study),
+        patient=patient_key(FAMILY, images[0].patient or study),
+        family=FAMILY,
+        images=tuple(one.path.relative_to(root) for one in images),
+        masks=tuple(masks.get(chosen.name, ())),
+        choice=f"{chosen.name}: {describe(chosen)}" if len(every) > 1 else "",
+    )
+
+
+def _masks_by_series(
+    root: Path, studies: dict[str, dict[str, list[ImageFacts]]], segs: list[Path], catalogue: Catalogue
+) -> dict[str, list[MaskFile]]:
+    """By Series Instance UID, in the order of their paths; masks of no series go into the report."""
+    series = {uid: images for study in studies.values() for uid, images in study.items()}
+    by_folder: dict[Path, set[str]] = defaultdict(set)
+    for uid, images in series.items():
+        for one in images:
+            by_folder[one.path.parent].add(uid)
+    masks: dict[str, list[MaskFile]] = defaultdict(list)
+    candidates = [(path, _referenced_series(path)) for path in sorted(segs)]
+    for path in sorted(path for path in root.rglob("*") if is_nifti(path)):
+        beside = by_folder.get(path.parent, set())
+        if base_name(path) in series:
+            candidates.append((path, base_name(path)))
+        elif len(beside) == 1:
+            candidates.append((path, next(iter(beside))))
+    for path, uid in candidates:
+        if uid in series:
+            masks[uid].append(MaskFile(path.relative_to(root)))
+        else:
+            what = path.relative_to(root).as_posix()
+            catalogue.left_out.append(LeftOut("", what, "NO_IMAGES", "a mask of a series that is not in the folder"))
+    return masks
+
+
+def _referenced_series(path: Path) -> str:
+    ds: Any = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ReferencedSeriesSequence"])
+    referenced = ds.get("ReferencedSeriesSequence") or [{}]
+    return str(referenced[0].get("SeriesInstanceUID", ""))
+
+
+def _nifti_exams(root: Path, catalogue: Catalogue) -> list[ExamSource]:
+    images, masks = nifti_files(root, "image"), nifti_files(root, "mask", "label")
+    leave_out_orphans(catalogue, root, images, masks if images else {})
+    return [
+        ExamSource(
+            dataset=FAMILY,
+            exam=exam_name(name),
+            patient=patient_key(FAMILY, name),
+            family=FAMILY,
+            images=(images[name].relative_to(root),),
+            masks=(MaskFile(masks[name].relative_to(root)),) if name in masks else (),
+        )
+        for name in sorted(images)
+    ]
+
+
+def _labels(root: Path) -> dict[str, Findings]:
+    """By exam, from labels.csv; empty without it."""
+    table = root / "labels.csv"
+    if not table.is_file():
+        return {}
+    return {
+        exam_name(row["exam"]): tuple(int(row[name]) if row.get(name) in ("0", "1") else UNKNOWN for name in FINDINGS)
+        for row in read_table(table, needs=["exam"])
+    }

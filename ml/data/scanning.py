@@ -1,0 +1,117 @@
+"""Headers of whole folders, read by several processes: which files are images, of which study and series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml.data.headers import read_tags
+from ml.data.parallel import map_in_processes
+
+CHUNK = 128
+"""Files that one task reads."""
+KEYWORDS = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "ImageType"),
+    *("SeriesDescription", "ConvolutionKernel", "ContrastBolusAgent", "SliceThickness"),
+    *("ImagePositionPatient", "ImageOrientationPatient"),
+)
+
+Progress = Callable[[int], None]
+"""Called with the number of files that were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the header of one file says; empty or None where it does not."""
+
+    path: Path
+    fault: str = ""
+    """Why the file is no readable DICOM."""
+    image: str = ""
+    """SOP Instance UID."""
+    study: str = ""
+    series: str = ""
+    patient: str = ""
+    """PatientID: for keys only, never to be written anywhere."""
+    modality: str = ""
+    image_type: tuple[str, ...] = ()
+    description: str = ""
+    kernel: str = ""
+    contrast: str = ""
+    thickness_mm: float | None = None
+    offset_mm: float | None = None
+    """Position along the slice normal."""
+    off_axis_degrees: float | None = None
+    """Angle between the slice normal and the body axis."""
+
+
+def scan(paths: Iterable[Path], *, workers: int, progress: Progress | None = None) -> Iterator[ImageFacts]:
+    """The facts of every file, in no order."""
+    waiting = iter(paths)
+    chunks = iter(lambda: list(islice(waiting, CHUNK)), [])
+    for facts in map_in_processes(_read_all, chunks, workers=workers, name=_name):
+        if progress is not None:
+            progress(len(facts))
+        yield from facts
+
+
+def read_facts(path: Path) -> ImageFacts:
+    """The facts of one file."""
+    try:
+        with path.open("rb") as file:
+            ds = read_tags(file, KEYWORDS)
+            return _facts(path, ds)
+    except OSError as error:
+        return ImageFacts(path, fault=f"cannot be opened: {type(error).__name__}")
+    except Exception as error:  # noqa: BLE001 (pydicom raises a dozen types on broken bytes)
+        return ImageFacts(path, fault=f"is no readable DICOM: {type(error).__name__}")
+
+
+def _read_all(paths: list[Path]) -> list[ImageFacts]:
+    return [read_facts(path) for path in paths]
+
+
+def _name(paths: list[Path]) -> str:
+    return f"{paths[0]} and the {len(paths) - 1} files after it"
+
+
+def _facts(path: Path, ds: Any) -> ImageFacts:
+    def text(keyword: str) -> str:
+        value = ds.get(keyword)
+        return "" if value is None else str(value).strip()
+
+    offset, degrees = _place(ds)
+    thickness = text("SliceThickness")
+    return ImageFacts(
+        path=path,
+        image=text("SOPInstanceUID"),
+        study=text("StudyInstanceUID"),
+        series=text("SeriesInstanceUID"),
+        patient=text("PatientID"),
+        modality=text("Modality").upper(),
+        image_type=tuple(str(part).upper() for part in ds.get("ImageType") or ()),
+        description=text("SeriesDescription"),
+        kernel=text("ConvolutionKernel"),
+        contrast=text("ContrastBolusAgent"),
+        thickness_mm=float(thickness) if thickness and float(thickness) > 0 else None,
+        offset_mm=offset,
+        off_axis_degrees=degrees,
+    )
+
+
+def _place(ds: Any) -> tuple[float | None, float | None]:
+    position, cosines = ds.get("ImagePositionPatient"), ds.get("ImageOrientationPatient")
+    if position is None or cosines is None or len(position) != 3 or len(cosines) != 6:
+        return None, None
+    row, column = np.split(np.array([float(one) for one in cosines]), 2)
+    normal = np.cross(row, column)
+    length = float(np.linalg.norm(normal))
+    if not 0.9 < length < 1.1:
+        return None, None
+    offset = float(np.array([float(one) for one in position]) @ normal) / length
+    return offset, float(np.degrees(np.arccos(min(1.0, abs(normal[2]) / length))))

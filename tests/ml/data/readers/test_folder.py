@@ -1,0 +1,70 @@
+"""A lab's own exams, in whatever folders they lie."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ml.data.readers import READERS, Options
+from ml.data.series import read_volume
+from ml.labels import BLEED, Subtype
+from tests.ml.data.disk import head_volume, mask_of, write_csv, write_dicom, write_nifti
+from tests.ml.data.test_masks import whole, write_seg
+
+
+def test_studies_are_exams_with_masks_of_either_kind(tmp_path: Path) -> None:
+    """A SEG elsewhere in the tree, a NIfTI mask beside the images, one under the series' name, and none."""
+    root = tmp_path / "lab"
+    images = {
+        n: write_dicom(root / f"p{n}" / "head", series=f"1.2.{n}.1", study=f"1.2.{n}", change=whole)
+        for n in range(1, 5)
+    }
+    volume = read_volume(images[1])
+    sdh = np.zeros((1, *volume.hu.shape), dtype=np.uint8)
+    sdh[0, 4, 30:36, 20:30] = 1
+    (root / "segs").mkdir()
+    write_seg(root / "segs" / "a", images[1], sdh, ["Subdural hematoma"])
+    write_nifti(root / "p2" / "head" / "mask.nii.gz", mask_of(volume), volume.geometry, orientation="RAS")
+    write_nifti(root / "masks" / "1.2.3.1.nii.gz", mask_of(volume), volume.geometry)
+    (root / "notes.txt").write_text("not an image")
+    (root / "broken.dcm").write_bytes(b"DICM" * 50)
+    write_csv(root / "labels.csv", ("exam", "any", "SDH"), [("1.2.4", 0, "")])
+    catalogue = READERS["folder"](root, Options())
+    exams = [source.load(root) for source in catalogue.exams]
+    assert [exam.exam for exam in exams] == [f"1.2.{n}" for n in range(1, 5)]
+    assert [exam.level for exam in exams] == ["pixel", "pixel", "pixel", "exam"]
+    first, second, third, fourth = exams
+    assert first.pixels is not None
+    assert np.array_equal(first.pixels, sdh[0] * np.uint8(Subtype.SDH))
+    for exam in (second, third):
+        assert exam.pixels is not None
+        assert np.array_equal(exam.pixels, mask_of(volume, BLEED))
+    assert fourth.findings.tolist() == [0, -1, -1, -1, -1, -1]
+    assert [(row.what, row.code) for row in catalogue.left_out] == [("broken.dcm", "NOT_DICOM")]
+
+
+def test_the_series_that_masks_were_drawn_on_stands_for_the_study(tmp_path: Path) -> None:
+    """Even where another one would have been chosen."""
+    thin = [2.4 * z for z in range(40)]
+    write_dicom(tmp_path / "thick", series="1.2.1.1", study="1.2.1")
+    write_dicom(tmp_path / "thin", series="1.2.1.2", study="1.2.1", at_mm=thin, thickness_mm=2.4)
+    (chosen,) = READERS["folder"](tmp_path, Options()).exams
+    assert chosen.images[0].parent.name == "thick"
+    volume = head_volume(40, 2.4)
+    write_nifti(tmp_path / "thin" / "mask.nii", mask_of(volume), volume.geometry)
+    catalogue = READERS["folder"](tmp_path, Options())
+    assert catalogue.exams[0].images[0].parent.name == "thin"
+    assert [(row.what, row.code) for row in catalogue.left_out] == [("1.2.1.1", "NOT_CHOSEN")]
+    write_nifti(tmp_path / "masks" / "1.2.77.nii", mask_of(volume), volume.geometry)
+    assert len(READERS["folder"](tmp_path, Options()).left_out) == 1
+
+
+def test_nifti_exams_lie_under_images_and_masks(tmp_path: Path) -> None:
+    """nnU-Net's names as well; patients are not named in the keys."""
+    volume = head_volume()
+    write_nifti(tmp_path / "imagesTr" / "case7_0000.nii.gz", volume.hu, volume.geometry)
+    write_nifti(tmp_path / "labelsTr" / "case7.nii.gz", mask_of(volume), volume.geometry)
+    write_nifti(tmp_path / "imagesTr" / "Mr Smith.nii.gz", volume.hu, volume.geometry)
+    catalogue = READERS["folder"](tmp_path, Options())
+    assert [exam.load(tmp_path).level for exam in catalogue.exams] == ["none", "pixel"]
+    assert catalogue.exams[1].exam == "case7"
+    assert "Smith" not in catalogue.exams[0].exam + catalogue.exams[0].patient

@@ -1,0 +1,100 @@
+"""Which of many series stands for an exam, by what their headers and names say."""
+
+from pathlib import Path
+
+import pytest
+
+from ml.data.choice import Series, choose, exclude
+from ml.data.scanning import ImageFacts
+
+
+def series(
+    description: str,
+    *,
+    slices: int = 30,
+    step_mm: float = 5.0,
+    kernel: str = "",
+    contrast: str = "",
+    thickness_mm: float | None = None,
+    degrees: float = 0.0,
+    types: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "AXIAL"),
+    modality: str = "CT",
+) -> Series:
+    """A series as `ml.data.scanning` sums it up."""
+    images = tuple(
+        ImageFacts(
+            Path(f"{z}.dcm"),
+            modality=modality,
+            image_type=types,
+            kernel=kernel,
+            contrast=contrast,
+            thickness_mm=thickness_mm,
+            offset_mm=z * step_mm,
+            off_axis_degrees=degrees,
+        )
+        for z in range(slices)
+    )
+    return Series(description, description, images)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["Plain THIN", "Plain", "POST CONTRAST", "BONE"], "Plain"),
+        (["PRE CONTRAST BONE", "PRE CONTRAST 5MM STD", "PRE CONTRAST THIN"], "PRE CONTRAST 5MM STD"),
+        (["4cc sec 150cc D3D on", "55mm-Plain", "2.55mm"], "55mm-Plain"),
+        (["Thin Plain"], "Thin Plain"),
+        (["Plain-2", "Plain 3mm"], "Plain-2"),
+    ],
+)
+def test_thick_plain_soft_series_are_taken(names: list[str], wanted: str) -> None:
+    """Names of CQ500; a thin series only where there is nothing else."""
+    sizes = {"thin": (200, 0.625), "0.625": (200, 0.625), "2.55": (60, 2.55), "3mm": (48, 3.0)}
+    made = []
+    for name in names:
+        slices, step = next((size for word, size in sizes.items() if word in name.lower()), (30, 5.0))
+        made.append(series(name, slices=slices, step_mm=step))
+    chosen, verdicts = choose(made)
+    assert chosen is not None
+    assert chosen.name == wanted
+    assert len(verdicts) == len(names) - 1
+    assert all(verdict.reason for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("one", "code"),
+    [
+        (series("POST CONTRAST"), "CONTRAST"),
+        (series("HEAD", contrast="OMNIPAQUE"), "CONTRAST"),
+        (series("PLAIN", contrast="OMNIPAQUE"), None),
+        (series("NON-CONTRAST HEAD"), None),
+        (series("HEAD", kernel="H60s"), "BONE_KERNEL"),
+        (series("HEAD", kernel="H31s"), None),
+        (series("HEAD", kernel="BONEPLUS"), "BONE_KERNEL"),
+        (series("PLAIN BONE"), "BONE_KERNEL"),
+        (series("SAGITTAL MPR"), "DERIVED"),
+        (series("HEAD", degrees=90.0), "NOT_AXIAL"),
+        (series("HEAD", degrees=29.0), None),
+        (series("HEAD", types=("ORIGINAL", "PRIMARY", "LOCALIZER")), "NOT_AXIAL"),
+        (series("HEAD", slices=5, step_mm=25.0), "TOO_FEW_SLICES"),
+        (series("HEAD", slices=10), "PARTIAL_HEAD"),
+        (series("HEAD", modality="MR"), "NOT_CT"),
+    ],
+)
+def test_every_series_that_cannot_stand_for_an_exam_has_a_reason(one: Series, code: str | None) -> None:
+    """Names go before headers where they say that there is no contrast medium."""
+    problem = exclude(one)
+    assert (problem[0] if problem else None) == code
+
+
+def test_thickness_is_that_of_the_slices_not_their_distance() -> None:
+    """Overlapping reconstructions: 5 mm every 2.5 mm are thick; without the tag the distance counts."""
+    assert series("a", step_mm=2.5, thickness_mm=5.0).thickness_mm == 5.0
+    assert series("a", step_mm=2.5).thickness_mm == 2.5
+
+
+def test_a_study_without_a_fit_series_has_none() -> None:
+    """CT336 of CQ500 has contrast series only."""
+    chosen, verdicts = choose([series("POST CONTRAST"), series("CTA")])
+    assert chosen is None
+    assert [verdict.code for verdict in verdicts] == ["CONTRAST", "CONTRAST"]
