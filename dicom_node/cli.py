@@ -30,6 +30,7 @@ from dicom_node.db import Database, make_engine
 from dicom_node.errors import ConfigError, DeliveryError, NodeError, NotFound, NotPossible
 from dicom_node.states import DeliveryState, JobState
 from dicom_node.transport import Answer, Outgoing, outgoing
+from dicom_node.transports import transport_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 db_app = typer.Typer(no_args_is_help=True, help="The database schema.")
@@ -212,7 +213,7 @@ def echo(
     name: Annotated[str | None, typer.Argument(help="A destination of config.toml; else all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """C-ECHO to one destination or to all."""
+    """Ask one destination or all whether they answer: C-ECHO, or a search for one study (QIDO-RS)."""
     config = _config()
     wanted = [d for d in config.delivery.destination if name in (None, d.name)]
     if name and not wanted:
@@ -224,9 +225,9 @@ def echo(
 
 
 def _echo_row(destination: DestinationConfig, config: Config) -> dict[str, Any]:
-    row = {"destination": destination.name, "ae_title": destination.ae_title}
+    row = {"destination": destination.name, "address": destination.address}
     try:
-        return {**row, "ok": True, "answer": scu.echo(destination, config.node)}
+        return {**row, "ok": True, "answer": transport_of(destination).echo(destination, config.node)}
     except DeliveryError as error:
         return {**row, "ok": False, "answer": str(error)}
 

@@ -28,6 +28,7 @@ from dicom_node.states import ResultKind
 
 AE_TITLE = re.compile(r"^(?=.*\S)[ -\[\]-~]{1,16}$")
 """PS3.5 section 6.2, VR AE: 16 characters of the default repertoire, no backslash, not only spaces."""
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class NodeConfig(Section):
@@ -52,22 +53,23 @@ class NodeConfig(Section):
 
 
 class TlsConfig(Section):
-    """DICOM TLS, mutual: both sides show a certificate (PS3.15 B.12, BCP 195)."""
+    """DICOM TLS, mutual: both sides show a certificate (PS3.15 B.12, BCP 195). For HTTPS our own one is optional."""
 
     certificate: Path | None = None
     private_key: Path | None = None
     ca_certificates: Path | None = None
 
-    @model_validator(mode="after")
-    def _with_certificate(self) -> Self:
-        if self.certificate is None and (self.private_key or self.ca_certificates):
-            raise ValueError("TLS needs `certificate`; without it the connection would be plain text")
-        return self
-
     @property
     def enabled(self) -> bool:
         """TLS is on when a certificate is named."""
         return self.certificate is not None
+
+
+def _with_certificate(tls: TlsConfig) -> TlsConfig:
+    """Raises ValueError when DICOM TLS is half configured."""
+    if tls.certificate is None and (tls.private_key or tls.ca_certificates):
+        raise ValueError("TLS needs `certificate`; without it the connection would be plain text")
+    return tls
 
 
 class PeerConfig(Section):
@@ -92,6 +94,11 @@ class PeerConfig(Section):
         for address in value:
             ip_network(address, strict=False)
         return value
+
+    @field_validator("tls")
+    @classmethod
+    def _whole_tls(cls, value: TlsConfig) -> TlsConfig:
+        return _with_certificate(value)
 
     @model_validator(mode="after")
     def _whole_address(self) -> Self:
@@ -160,6 +167,11 @@ class ListenerConfig(Section):
         """Whether that calling AE title can be let in from that host, as far as names tell."""
         is_here = host == "localhost" or host.startswith("127.") or host == "::1"
         return (is_here and self.allow_loopback) or any(peer.ae_title == ae_title for peer in self.peer)
+
+    @field_validator("tls")
+    @classmethod
+    def _whole_tls(cls, value: TlsConfig) -> TlsConfig:
+        return _with_certificate(value)
 
 
 class DatabaseConfig(Section):
@@ -239,28 +251,69 @@ class ResultsConfig(Section):
 
 
 class DestinationConfig(Section):
-    """A PACS that takes results by C-STORE."""
+    """Where results go: a PACS by C-STORE (`host`, `port`, `ae_title`) or a DICOMweb server by STOW-RS (`url`)."""
 
     name: str = Field(min_length=1, max_length=64)
-    ae_title: str
-    host: str
-    port: int = Field(ge=1, le=65535)
+    ae_title: str = ""
+    host: str = ""
+    port: int = Field(default=0, ge=0, le=65535)
     calling_ae_title: str = ""
+    url: str = ""
+    username: str = ""
+    password: str = ""
+    token: str = ""
     profile: str = STANDARD
     timeout_s: float = Field(default=30.0, gt=0)
     commitment: bool = False
     read_back: bool = False
     tls: TlsConfig = TlsConfig()
 
-    @field_validator("ae_title")
+    @field_validator("ae_title", "calling_ae_title")
     @classmethod
     def _ae(cls, value: str) -> str:
-        return _ae_title(value)
+        return _ae_title(value) if value else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.url:
+            self._check_web()
+            return self
+        missing = [key for key in ("host", "port", "ae_title") if not getattr(self, key)]
+        if missing:
+            raise ValueError(
+                f"{' and '.join(missing)} missing; C-STORE needs host, port and ae_title, STOW-RS needs url"
+            )
+        if self.username or self.password or self.token:
+            raise ValueError("username, password and token are for a destination with `url`")
+        _with_certificate(self.tls)
+        return self
+
+    def _check_web(self) -> None:
+        dimse = [key for key in ("host", "port", "ae_title", "calling_ae_title") if getattr(self, key)]
+        if dimse:
+            raise ValueError(f"{' and '.join(dimse)} beside url; a destination is reached in one way")
+        if self.commitment or self.read_back:
+            raise ValueError("commitment and read_back are for C-STORE; STOW-RS answers for each instance")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("url: write it as https://host/path, up to where /studies begins")
+        if parts.username or parts.password:
+            raise ValueError("url: credentials go into username and password, or token")
+        if self.token and (self.username or self.password):
+            raise ValueError("either username and password, or token")
+        secret = self.token or self.username
+        if secret and parts.scheme == "http" and parts.hostname not in LOOPBACK_NAMES:
+            raise ValueError("url: credentials would travel in plain text; use https")
 
     @property
     def confirms(self) -> bool:
         """Whether a result is done only when the destination said, or showed, that it keeps it."""
         return self.commitment or self.read_back
+
+    @property
+    def address(self) -> str:
+        """For people: the URL, or AE title and address."""
+        return self.url or f"{self.ae_title} at {self.host}:{self.port}"
 
 
 class RouteConfig(Section):
@@ -346,6 +399,8 @@ class Config(Section):
         """The configuration as it is understood, for people: passwords in URLs are masked."""
         whole = self.model_dump(mode="json")
         whole["database"]["url"] = sa.make_url(self.database.url).render_as_string(hide_password=True)
+        for destination in whole["delivery"]["destination"]:
+            destination |= {key: "***" for key in ("password", "token") if destination[key]}
         whole["broker"]["url"] = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", self.broker.url)
         return whole
 

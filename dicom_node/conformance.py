@@ -37,7 +37,8 @@ REPORT_ANSWERS = {
     Status.SOP_CLASS_NOT_SUPPORTED: "the command names another SOP class than its presentation context",
     Status.PROCESSING_FAILURE: "the database cannot be written: report it again later",
 }
-RESULT_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34")
+NOT_IN_PYDICOM = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
+"""Names of SOP classes that pydicom does not know yet."""
 
 
 def statement(config: Config) -> str:
@@ -67,6 +68,11 @@ medical device.
 | Storage Commitment Push Model (N-ACTION, N-EVENT-REPORT) | yes | yes |
 | Study Root Query (C-FIND) | IMAGE level only | no |
 | Retrieve, worklist | no | no |
+
+| DICOMweb service | user agent | origin server |
+|---|---|---|
+| Store Instances (STOW-RS) | results only | no |
+| Search (QIDO-RS) | to try a destination only | no |
 
 One application entity: AE title `{config.node.ae_title}`, TCP port {config.listener.port} on {config.listener.host}."""
 
@@ -111,21 +117,23 @@ def _peers(config: Config) -> str:
 
 def _scu(config: Config) -> str:
     rows = [
-        f"| {d.name} | {d.ae_title} | {d.host}:{d.port} | {'yes' if d.tls.enabled else 'no'} |"
+        f"| {d.name} | {d.address} | {'yes' if d.tls.enabled or d.url.startswith('https:') else 'no'} | {d.profile} |"
         for d in config.delivery.destination
     ]
     table = "\n".join(rows) or "| (none configured) | | | |"
-    classes = ", ".join(f"{UID(uid).name} ({uid})" for uid in RESULT_CLASSES)
     delivery = config.delivery
     hours = delivery.give_up_after_s / 3600
-    return f"""## Storage SCU
+    return f"""## Storage SCU and STOW-RS user agent
 
-Sends {classes}
-in Explicit VR Little Endian. What time can heal (nobody there, an association refused, out of resources) is tried again
-after {delivery.retry_first_s:g} s, doubling up to {delivery.retry_longest_s:g} s, for {hours:g} h. What was refused, or
-is that old, waits for `dicom-node deliver`. Warnings, and 0x0111 (duplicate SOP instance), count as delivered.
+Sends the objects below, to each destination in the forms of its profile. What time can heal (nobody there, an
+association refused, out of resources; HTTP 408, 425, 429 and 5xx, after the time that Retry-After asks for) is tried
+again after {delivery.retry_first_s:g} s, doubling up to {delivery.retry_longest_s:g} s, for {hours:g} h. A form that is
+refused (no presentation context, 0x0122, 0xA9xx, 0xCxxx; HTTP 409 and 415) is followed by the next one of the profile.
+What else was refused, or is that old, waits for `dicom-node deliver`. Warnings, and 0x0111 (duplicate SOP instance),
+count as delivered. By STOW-RS each instance goes in a request of its own (multipart/related, application/dicom), and is
+delivered when the response (application/dicom+json) names it in its Referenced SOP Sequence.
 
-| destination | AE title | address | TLS |
+| destination | address | TLS | profile |
 |---|---|---|---|
 {table}"""
 
@@ -193,13 +201,27 @@ def _objects(config: Config) -> str:
     rejected = "gets an SR that says why" if results.send_sr_when_rejected else "gets nothing"
     return f"""## Objects created
 
-| object | series number | series description |
-|---|---|---|
-| Segmentation (BINARY, one segment per lesion) | {results.first_series_number} | {results.seg_series_description} |
-| Comprehensive 3D SR (TID 1500) | {results.first_series_number + 1} | {results.sr_series_description} |
+| form | SOP class | UID | transfer syntax |
+|---|---|---|---|
+{_forms(config)}
 
-Patient, study and character set follow the source. UIDs are a function of input set, bundle and configuration. Content
-Qualification is RESEARCH. A negative study gets {negative}; a rejected one {rejected}."""
+Their series are numbered from {results.first_series_number} on, one number for each kind of object. Patient and study
+follow the source, the character set too where the profile does not say UTF-8. UIDs are a function of input set, bundle,
+configuration and form. Content Qualification is RESEARCH. A negative study gets {negative}; a rejected one
+{rejected}."""
+
+
+def _forms(config: Config) -> str:
+    """The forms that the destinations' profiles ask for."""
+    rows = {
+        f"| {form.name} | {_name(form.sop_class_uid)} | {form.sop_class_uid} | {UID(form.transfer_syntax).name} |"
+        for form in (variant.form for variant in config.wanted())
+    }
+    return "\n".join(sorted(rows))
+
+
+def _name(sop_class_uid: str) -> str:
+    return NOT_IN_PYDICOM.get(sop_class_uid, UID(sop_class_uid).name)
 
 
 def _security(config: Config) -> str:

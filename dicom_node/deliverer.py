@@ -1,4 +1,4 @@
-"""Empties the outbox: one association per destination and round, each answer written to its row at once."""
+"""Empties the outbox: one conversation per destination and round, each answer written to its row at once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import structlog
 
-from dicom_node import deliveries, scu
+from dicom_node import deliveries
 from dicom_node.config import Config, DestinationConfig
 from dicom_node.db import Database
 from dicom_node.deliveries import DueDelivery
 from dicom_node.errors import DeliveryError
 from dicom_node.outbox_loop import Rounds, poll
 from dicom_node.transport import Answer, later, never, outgoing
+from dicom_node.transports import transport_of
 
 log = structlog.get_logger()
 
@@ -64,7 +65,7 @@ def _deliver(
             judged = later(item.id, None, text) if isinstance(error, OSError) else never(item.id, None, text)
             _failed(database, config, by_id.pop(item.id), judged)
     try:
-        scu.send(destination, config.node, files, answered, wanted=lambda key: key in by_id)
+        transport_of(destination).send(destination, config.node, files, answered, wanted=lambda key: key in by_id)
     except DeliveryError as error:
         _all_failed(database, config, list(by_id.values()), error)
 

@@ -200,8 +200,8 @@ def not_sent(database: Database, due: DueDelivery, answer: Answer, config: Deliv
         delivery.last_status = answer.status
         delivery.last_error = answer.error[:512]
         if answer.retryable and not too_old:
-            asked_s = min(answer.wait_s or 0.0, config.retry_longest_s)
-            delivery.not_before = now() + timedelta(seconds=max(asked_s, wait_s(delivery.attempts, config)))
+            pause_s = max(answer.wait_s or 0.0, wait_s(delivery.attempts, config))
+            delivery.not_before = now() + timedelta(seconds=pause_s)
             return None
         fallback = fall_back(delivery, others) if answer.form_refused else None
         if fallback is not None:

@@ -19,6 +19,7 @@ from dicom_node import broker, registry, schema, scu
 from dicom_node.config import Config, DestinationConfig, TlsConfig
 from dicom_node.db import make_engine, reading_engine
 from dicom_node.errors import DeliveryError, NodeError
+from dicom_node.transports import transport_of
 
 CERTIFICATE_WARNING_DAYS = 30
 MOST_SKEW_S = 2.0
@@ -129,9 +130,10 @@ def _destinations(config: Config) -> Iterator[Finding]:
 
 def _echo(check: str, destination: DestinationConfig, config: Config) -> Finding:
     try:
-        return Finding(check, ok=True, found=f"C-ECHO answered {scu.echo(destination, config.node)}")
+        answer = transport_of(destination).echo(destination, config.node)
     except DeliveryError as error:
         return Finding(check, ok=False, found=str(error))
+    return Finding(check, ok=True, found=f"{destination.address} answered {answer}")
 
 
 def _commitment(config: Config) -> Iterator[Finding]:

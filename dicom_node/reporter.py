@@ -12,9 +12,9 @@ from dicom_node.commitment_messages import Report
 from dicom_node.config import Config, DestinationConfig
 from dicom_node.db import Database
 from dicom_node.errors import DeliveryError, DestinationUnavailable
+from dicom_node.judgement import TRANSIENT
 from dicom_node.outbox_loop import Rounds, poll
 from dicom_node.owed_reports import Owed
-from dicom_node.scu import TRANSIENT
 from dicom_node.statuses import Status
 
 log = structlog.get_logger()

@@ -20,29 +20,14 @@ from pynetdicom.events import Event
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from dicom_node import judgement
 from dicom_node.config import DestinationConfig, NodeConfig, TlsConfig
 from dicom_node.errors import ClassesRefused, DestinationRefused, DestinationUnavailable
+from dicom_node.judgement import hexadecimal, hint
 from dicom_node.transport import Answer, Outgoing, always, later, never
 
-STORED = (
-    range(0x0002),
-    range(0x0107, 0x0108),
-    range(0x0111, 0x0112),
-    range(0x0116, 0x0117),
-    range(0xB000, 0xC000),
-)
-"""Success; warnings (PS3.7 C.4, PS3.4 B.2.3: elements coerced or discarded); duplicate SOP instance (PS3.7 C.5.6)."""
-TRANSIENT = (range(0x0110, 0x0111), range(0x0213, 0x0214), range(0xA700, 0xA800))
-"""Processing failure, resource limitation (PS3.7 C.5.13, C.5.18), out of resources (PS3.4 B.2.3): may heal."""
-FORM_REFUSED = (range(0x0122, 0x0123), range(0xA900, 0xAA00), range(0xC000, 0x10000))
-"""SOP class not supported (PS3.7 C.5.6); the object does not match its class, cannot be understood (PS3.4 B.2.3)."""
-HINTS = {
-    0x0122: "; the PACS must accept this SOP class, or a [[delivery.route]] with `kinds` keeps it away",
-    0x0124: "; the PACS does not let this AE title store",
-    0xA900: "; the PACS says that the object does not match its SOP class",
-    0xC000: "; the PACS cannot understand the object",
-}
-"""What an administrator can do about it, by status (PS3.4 B.2.3: the rest of 0xA9xx and 0xCxxx is the peer's)."""
+NO_CONTEXT = 0x0122
+"""SOP class not supported (PS3.7 C.5.6)."""
 MAX_CONTEXTS = 128
 """PS3.8 section 9.3.2.2: presentation context ids are the odd numbers 1 to 255."""
 
@@ -75,7 +60,7 @@ def echo(destination: DestinationConfig, node: NodeConfig) -> str:
         status = assoc.send_c_echo()
         if "Status" not in status:
             raise DestinationUnavailable(f"{name_of(destination)} did not answer C-ECHO in {destination.timeout_s:g} s")
-        text = _hex(int(status.Status))
+        text = hexadecimal(int(status.Status))
         if status.Status != 0:
             raise DestinationRefused(f"{name_of(destination)} answered C-ECHO with {text}")
         return text
@@ -159,33 +144,13 @@ def judge(key: int, status: int | None) -> Answer:
     """What a C-STORE status, or none at all, means for the file."""
     if status is None:
         return later(key, None, "no answer to C-STORE; connection lost or timed out")
-    if any(status in codes for codes in STORED):
-        return Answer(key, sent=True, retryable=False, status=_hex(status))
-    text = f"C-STORE answered {_hex(status)}"
-    if any(status in codes for codes in TRANSIENT):
-        return later(key, _hex(status), text)
-    return _refused(key, status, text)
-
-
-def _refused(key: int, status: int, error: str) -> Answer:
-    about_the_form = any(status in codes for codes in FORM_REFUSED)
-    return never(key, _hex(status), error + hint(status), form_refused=about_the_form)
+    return judgement.judge(key, status, f"C-STORE answered {hexadecimal(status)}")
 
 
 def _no_context(file: Outgoing) -> Answer:
     """The destination accepted no presentation context for the file: as if it had answered 0x0122."""
     what = _object(file.sop_class_uid, file.transfer_syntax_uid)
-    return _refused(file.key, 0x0122, f"the destination accepts no {what}")
-
-
-def hint(status: int) -> str:
-    """What an administrator can do about a failure status, or nothing."""
-    family = 0xC000 if status >= 0xC000 else 0xA900 if 0xA900 <= status < 0xAA00 else status
-    return HINTS.get(family, "")
-
-
-def _hex(status: int) -> str:
-    return f"0x{status:04X}"
+    return judgement.judge(file.key, NO_CONTEXT, f"the destination accepts no {what}")
 
 
 def _object(sop_class_uid: str, transfer_syntax_uid: str) -> str:
@@ -213,10 +178,10 @@ def _not_established(
     """Why there is no association. Refused for good only when the PACS was there and wanted none of the objects."""
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         wanted = ", ".join(_object(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in assoc.rejected_contexts)
-        return ClassesRefused(f"{name_of(destination)} accepts no {wanted}{HINTS[0x0122]}")
+        return ClassesRefused(f"{name_of(destination)} accepts no {wanted}{hint(NO_CONTEXT)}")
     if rejections:
-        hint = f"; does it know our AE title {assoc.requestor.ae_title!r} and this address?"
-        return DestinationUnavailable(f"{name_of(destination)} rejected the association: {rejections[0]}{hint}")
+        question = f"; does it know our AE title {assoc.requestor.ae_title!r} and this address?"
+        return DestinationUnavailable(f"{name_of(destination)} rejected the association: {rejections[0]}{question}")
     return DestinationUnavailable(f"no association with {name_of(destination)}: connection refused, lost or timed out")
 
 

@@ -287,4 +287,4 @@ def test_conformance_is_markdown(run: Run) -> None:
     assert run("conformance").out.startswith("# DICOM conformance statement")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "| pacs | PACS | 127.0.0.1:" in run("conformance").out
+        assert "| pacs | PACS at 127.0.0.1:" in run("conformance").out

@@ -53,17 +53,21 @@ def test_every_key_is_in_config_toml(path: tuple[str, ...]) -> None:
     """Under its section, written out or in a comment, explained beside it or by the line above."""
     section, name = ".".join(path[:-1]), path[-1]
     parts = re.split(r"^(?:# )?\[\[?([\w.]+)\]\]?", SHIPPED, flags=re.MULTILINE)
-    bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
+    bodies: dict[str, str] = {}
+    for heading, body in zip(parts[1::2], parts[2::2], strict=True):
+        bodies[heading] = bodies.get(heading, "") + body
     if section in ("delivery.destination.tls", "listener.peer.tls"):
         section, name = section.removesuffix(".tls"), f"tls.{name}"
     assert re.search(rf"^(# )?{re.escape(name)} = ", bodies[section], flags=re.MULTILINE), (section, name)
 
 
-def test_no_line_of_config_toml_is_a_key_that_the_code_does_not_have() -> None:
+def test_no_line_of_config_toml_is_a_key_that_the_code_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the comments taken away, all examples are valid too."""
+    monkeypatch.setenv("PACS_TOKEN", "secret")
     text = re.sub(r"^# (?=\[\[|[a-z_.]+ = )", "", SHIPPED, flags=re.MULTILINE)
     config = parse(text)
-    assert len(config.listener.peer) == len(config.delivery.destination) == len(config.delivery.route) == 1
+    assert len(config.listener.peer) == len(config.delivery.route) == 1
+    assert [bool(destination.url) for destination in config.delivery.destination] == [False, True]
 
 
 def test_config_toml_says_where_the_eligibility_rules_are() -> None:
@@ -86,7 +90,10 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
         ("[listener.tls]\ncertifcate = 'x'", "c.toml:2: unknown key 'listener.tls.certifcate'; did you mean"),
         ("[[listener.peer]]\nae_title = 'A'\n\n[[listener.peer]]\nae_titel = 'B'", "c.toml:5: unknown key"),
         ("[listener]\npeer = [{ae_titel = 'A'}]", "c.toml:2: unknown key 'listener.peer.0.ae_titel'; did you mean"),
-        ("[[delivery.destination]]\nname = 'a'\nae_title = 'A'\nhost = 'h'\n", "c.toml:1: delivery.destination.0.port"),
+        (
+            "[[delivery.destination]]\nname = 'a'\nae_title = 'A'\nhost = 'h'\n",
+            "c.toml:1: delivery.destination.0: port m",
+        ),
         ("[listener]\nport = 'http'", "c.toml:2: listener.port: Input should be a valid integer"),
         ("[listener]\nport = 70000", "c.toml:2: listener.port: Input should be less than or equal to 65535"),
         ("[listener]\nport = true", "c.toml:2: listener.port: a number is wanted"),
@@ -129,6 +136,30 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
             "[[delivery.destination]]\nname = 'a'\nae_title = 'A'\nhost = 'h'\nport = 1\nprofile = 'standrad'",
             "c.toml:6: there is no profile 'standrad'; did you mean 'standard'?",
         ),
+        (
+            "[[delivery.destination]]\nname = 'a'",
+            "c.toml:1: delivery.destination.0: host and port and ae_title missing",
+        ),
+        (
+            "[[delivery.destination]]\nname = 'a'\nurl = 'https://h'\nport = 1",
+            "c.toml:1: delivery.destination.0: port beside url; a destination is reached in one way",
+        ),
+        (
+            "[[delivery.destination]]\nname = 'a'\nurl = 'ftp://h'",
+            "c.toml:1: delivery.destination.0: url: write it as https://host/path",
+        ),
+        (
+            "[[delivery.destination]]\nname = 'a'\nurl = 'https://u:p@h'",
+            "c.toml:1: delivery.destination.0: url: credentials go into username and password, or token",
+        ),
+        (
+            "[[delivery.destination]]\nname = 'a'\nurl = 'http://h'\ntoken = 't'",
+            "c.toml:1: delivery.destination.0: url: credentials would travel in plain text; use https",
+        ),
+        (
+            "[[delivery.destination]]\nname = 'a'\nurl = 'https://h'\ncommitment = true",
+            "c.toml:1: delivery.destination.0: commitment and read_back are for C-STORE",
+        ),
         ("[broker]\n# ${NO} is fine here\nurl = 'amqp://${NOT_SET}'", "c.toml:3: ${NOT_SET} is not set"),
         ("[node\n", "c.toml: not valid TOML"),
         ("[results]\nseg_series_description = '" + "x" * 65 + "'", "c.toml:2: results.seg_series_description: String"),
@@ -170,6 +201,10 @@ def test_secrets_come_from_the_environment_and_are_never_shown(monkeypatch: pyte
     assert config.database.url == "postgresql+psycopg://n:s3cret%40@db/x"
     assert config.listener.port == 104
     assert "s3cret" not in str(config.shown())
+    web = "[[delivery.destination]]\nname = 'a'\nurl = 'https://h'\n"
+    for secret in ("token = '${DB_PASSWORD}'", "username = 'u'\npassword = '${DB_PASSWORD}'"):
+        assert "s3cret" not in str(parse(web + secret).shown())
+        assert "s3cret" in str(parse(web + secret))
     assert config.shown()["broker"]["url"] == "amqp://n:***@mq//"
 
 

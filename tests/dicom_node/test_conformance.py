@@ -50,13 +50,20 @@ def test_it_follows_the_configuration() -> None:
         "`BRAIN`, TCP port 4242",
         "`PACS` from 192.0.2.0/24. The called AE title is not checked",
         "Maximum PDU unlimited",
-        "| p | A | h:1 | yes |",
+        "| p | A at h:1 | yes | standard |",
         "| p | yes | yes |",
         "| PACS | pacs:104 |",
         "Listener: TLS 1.2 or later",
-        "A negative study gets an SR; a rejected one gets nothing",
+        "A negative study gets an SR; a rejected one\ngets nothing",
         "for 2 h",
     ):
         assert part in text, part
+    web = of(
+        '[[results.profile]]\nname = "new"\nseg = ["seg-labelmap"]\ntransfer_syntax = "1.2.840.10008.1.2.5"\n'
+        '[[delivery.destination]]\nname = "w"\nurl = "https://h/x"\nprofile = "new"\n'
+    )
+    assert "| w | https://h/x | yes | new |" in web
+    label_map = "Label Map Segmentation Storage | 1.2.840.10008.5.1.4.1.1.66.7"
+    assert f"| seg-labelmap | {label_map} | RLE Lossless |" in web
     assert "MR Image Storage" not in text
     assert "Who may associate: nobody" in of("[listener]\nallow_loopback = false")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +13,7 @@ from dicom_node.errors import ConfigError
 from dicom_node.scp import server_context
 from dicom_node.tables import Association, Instance
 from tests.dicom_factory import ct_series
+from tests.dicom_node.certificates import make_certificates
 from tests.dicom_node.listening import Listening, listening
 from tests.dicom_node.raw_peer import TIMEOUT_S, RawPeer, ct_dataset
 from tests.peers import storescu
@@ -24,41 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def openssl(*arguments: object) -> None:
-    """Run openssl."""
-    subprocess.run(["openssl", *(str(one) for one in arguments)], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA, certificates `node` and `modality` that it signed, and a `stranger` that signed itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make certificates with")
-    folder = tmp_path_factory.mktemp("certificates")
-    for name in ("ca", "stranger"):
-        openssl(
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-            "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem",
-        )  # fmt: skip
-    for name in ("node", "modality"):
-        request = folder / f"{name}.csr"
-        openssl(
-            "req",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            f"/CN={name}",
-            "-keyout",
-            folder / f"{name}.key",
-            "-out",
-            request,
-        )
-        openssl(
-            "x509", "-req", "-in", request, "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial",
-            "-days", "2", "-out", folder / f"{name}.pem",
-        )  # fmt: skip
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("certificates"), "node", "modality")
 
 
 @pytest.fixture
