@@ -15,6 +15,7 @@ import typer
 from ml.bundle import load_bundle, write_bundle
 from ml.config import PREPROCESSINGS
 from ml.data.manifest import LEFT_OUT
+from ml.data.parts import make_parts, write_parts
 from ml.data.preparation import UNREADABLE, Preparation, prepare_exams
 from ml.data.readers import READERS
 from ml.data.series import read_volume
@@ -138,6 +139,32 @@ def prepare(
     if outcome.unreadable:
         errors.print(f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}", style="yellow")
         sys.exit(REFUSED)
+
+
+@app.command("split")
+def split_exams(
+    folders: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Prepared exams to be split.")],
+    out: Annotated[Path, typer.Option(help="Folder for the parts: one folder of links for each.")],
+    part: Annotated[list[str], typer.Option(help="NAME=SHARE; may be repeated.")] = ["train=80", "test=20"],  # noqa: B006 (Typer reads it)
+    hold_out: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER: a part as it is; may be repeated.")] = None,
+    drop_overlaps: Annotated[bool, typer.Option(help="Leave out of held-out folders what is elsewhere.")] = False,
+    key: Annotated[str, typer.Option(help="Another key gives another split; the same key always the same.")] = "1",
+) -> None:
+    """Split prepared exams by patient, by equal images and by collection; overlaps are refused by name."""
+    shares = {name: float(share) for name, share in _pairs(part)}
+    held = {name: Path(folder) for name, folder in _pairs(hold_out or [])}
+    parts = make_parts(folders, shares, key=key, hold_out=held, drop_overlaps=drop_overlaps)
+    write_parts(out, parts, key=key, shares=shares)
+    for name, exams in parts.items():
+        print(f"{name}: {len(exams)} exams -> {out / name}")
+
+
+def _pairs(options: list[str]) -> list[tuple[str, str]]:
+    """NAME=VALUE, each."""
+    pairs = [option.partition("=") for option in options]
+    if any(not name or not value for name, _, value in pairs):
+        raise typer.BadParameter("NAME=VALUE is expected")
+    return [(name, value) for name, _, value in pairs]
 
 
 @app.command("measure")

@@ -26,6 +26,10 @@ class LabelledExam:
     """(z, 6) what was said about slices."""
     told: FindingsArray = field(default_factory=unknown)
     """(6,) what was said about the exam."""
+    family: str = ""
+    """The collection that the patient comes from; empty: the data set itself."""
+    patient_known: bool = True
+    """False where the key may stand for a patient that the family has under another key."""
     left_out: tuple[tuple[str, str], ...] = ()
     """Files of the exam that could not be read, each with the reason."""
 

@@ -65,6 +65,11 @@ class ExamShard:
     dataset: str
     exam: str
     patient: str
+    """From `patient_key`."""
+    family: str
+    """The collection that the patient comes from: the data set's name, or that of the set it was made of."""
+    patient_known: bool
+    """False where the key may stand for a patient that the family has under another key."""
     level: LabelLevel
     neighbours: npt.NDArray[np.intp]
     """(n, 3) slice indices: below, itself, above; one row for each slice that is analysed."""
@@ -200,6 +205,8 @@ def _facts(exam: LabelledExam, prepared: Prepared) -> dict[str, Any]:
         "dataset": exam.dataset,
         "exam": exam.exam,
         "patient": exam.patient,
+        "family": exam.family or exam.dataset,
+        "patient_known": exam.patient_known,
         "level": exam.level,
         "findings": exam.findings.tolist(),
         "slice_findings": _analysed_findings(exam, prepared).tolist(),
@@ -248,6 +255,8 @@ def _shard(folder: Path, facts: dict[str, Any]) -> ExamShard:
         dataset=facts.get("dataset", "simulated"),
         exam=name,
         patient=facts.get("patient") or patient_key("simulated", name),
+        family=facts.get("family") or facts.get("dataset", "simulated"),
+        patient_known=facts.get("patient_known", True),
         level=LabelLevel(facts.get("level", LabelLevel.PIXEL)),
         neighbours=np.array(facts["neighbours"]),
         hemorrhage_ml=facts["hemorrhage_ml"],

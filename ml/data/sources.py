@@ -84,6 +84,8 @@ class ExamSource:
             pixels=self._pixels(root, volume),
             told_slices=self._told_slices(volume),
             told=np.array(self.findings, dtype=np.int8),
+            family=self.family,
+            patient_known=self.patient_known,
             left_out=tuple((str(path.relative_to(root)), reason) for path, reason in broken.items()),
         )
 
