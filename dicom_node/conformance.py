@@ -79,7 +79,7 @@ One application entity: AE title `{config.node.ae_title}`, TCP port {config.list
 
 def _scp(config: Config) -> str:
     listener = config.listener
-    classes = "\n".join(f"| {UID(uid).name} | {uid} |" for uid in ("1.2.840.10008.1.1", *listener.sop_classes))
+    classes = "\n".join(f"| {_name(uid)} | {uid} |" for uid in ("1.2.840.10008.1.1", *listener.sop_classes))
     syntaxes = "\n".join(f"| {UID(uid).name} | {uid} |" for uid in listener.transfer_syntaxes)
     called = "must be this node's" if listener.check_called_ae_title else "is not checked"
     statuses = "\n".join(f"| 0x{status:04X} | {meaning} |" for status, meaning in STORE_ANSWERS.items())

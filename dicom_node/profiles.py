@@ -31,6 +31,7 @@ class ProfileConfig(Section):
     name: str = Field(min_length=1, max_length=64)
     seg: tuple[FormName, ...] = (FormName.SEG_BINARY,)
     sr: tuple[FormName, ...] = (FormName.SR_3D,)
+    planar_regions: bool = False
     empty_frames: bool = False
     character_set: Literal["keep", "utf-8"] = "keep"
     transfer_syntax: str = ExplicitVRLittleEndian
@@ -68,13 +69,18 @@ class ProfileConfig(Section):
         possible = self.transfer_syntax in transfer_syntaxes(name)
         return Form(
             name,
+            planar_regions=self.planar_regions and name in self.sr,
             empty_frames=self.empty_frames and name in self.seg,
             utf_8=self.character_set == "utf-8",
             transfer_syntax=self.transfer_syntax if possible else ExplicitVRLittleEndian,
         )
 
 
-BUILT_IN = (ProfileConfig(name=STANDARD),)
+BUILT_IN = (
+    ProfileConfig(name=STANDARD),
+    ProfileConfig(name="viewer", planar_regions=True),
+    ProfileConfig(name="archive", seg=(FormName.SEG_LABELMAP, FormName.SEG_BINARY), sr=(FormName.SR_3D, FormName.SR)),
+)
 """Profiles that need no configuration; one of the same name in config.toml replaces them."""
 
 

@@ -225,10 +225,7 @@ def _context(runtime: Runtime, job: ClaimedJob, first_series_number: int) -> Res
         equipment=Equipment(software_version=__version__, institution_name=config.node.institution_name or None),
         series=SeriesPlan(
             first_number=first_series_number,
-            descriptions={
-                Family.SEG: config.results.seg_series_description,
-                Family.SR: config.results.sr_series_description,
-            },
+            descriptions={family: getattr(config.results, f"{family.lower()}_series_description") for family in Family},
         ),
         local_zone=_zone(config),
     )

@@ -15,7 +15,8 @@ from dicom_node.completion import Completion
 from dicom_node.db import now
 from dicom_node.errors import LeaseLost
 from dicom_node.intake_rows import AssociationRecord
-from dicom_node.states import CompleteReason, JobState, StudyState
+from dicom_node.result_forms import Form, FormName
+from dicom_node.states import CompleteReason, JobState, ResultKind, StudyState
 from dicom_node.statuses import Status
 from dicom_node.tables import AuditEvent, Delivery, Instance, Job, Result, Study, Verdict
 from tests.dicom_node.house import MR, SEG, SR, STUDY, House, head_ct, other_object
@@ -155,6 +156,20 @@ def test_a_result_that_comes_back_leaves_the_study_alone(small_house: House) -> 
     small_house.age(s=5001)
     assert small_house.sweep() == []
     assert [i.is_own_result for i in small_house.all(Instance)].count(True) == 1
+
+
+def test_a_result_of_any_form_that_comes_back_leaves_the_study_alone(make_small_house: Callable[..., House]) -> None:
+    """Every form that there is: the listener takes it, and knows it for our own."""
+    names = {kind: [str(name.value) for name in FormName if Form(name).family == kind.value] for kind in ResultKind}
+    lists = "".join(f"{kind.lower()} = {forms}\n" for kind, forms in names.items() if forms)
+    house = make_small_house(f'[[results.profile]]\nname = "standard"\n{lists}')
+    house.finish(house.claimed())
+    own = [other_object(row.sop_class_uid, row.kind.value, uid=row.sop_instance_uid) for row in house.all(Result)]
+    assert {row.form for row in house.all(Result)} == {name.value for name in FormName}
+    assert {str(one.SOPClassUID) for one in own} <= set(house.config.listener.sop_classes)
+    house.receive(own)
+    assert house.study().state is StudyState.COMPLETE
+    assert [i.is_own_result for i in house.all(Instance)].count(True) == len(own)
 
 
 def test_an_own_result_of_a_study_that_is_not_known_gets_no_job(small_house: House) -> None:

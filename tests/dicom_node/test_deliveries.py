@@ -7,12 +7,14 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
-from dicom_node import deliveries
+from dicom_node import deliveries, jobs
 from dicom_node.config import DeliveryConfig
 from dicom_node.db import now
 from dicom_node.deliveries import DueDelivery
-from dicom_node.states import DeliveryState
+from dicom_node.fallback import Fallback
+from dicom_node.states import DeliveryState, JobState
 from dicom_node.tables import Delivery
 from dicom_node.transport import later, never
 from tests.dicom_node.house import House, head_ct
@@ -141,6 +143,101 @@ def test_a_dead_delivery_of_a_replaced_result_cannot_be_restarted(sending: House
     assert states(sending) == [DeliveryState.CANCELLED] * 2 + [DeliveryState.PENDING] * 2
     deliveries.restart(sending.database)
     assert states(sending) == [DeliveryState.CANCELLED] * 2 + [DeliveryState.PENDING] * 2
+
+
+NEW_FORMS = (
+    f'{PACS}profile = "new"\n[[results.profile]]\nname = "new"\nseg = ["seg-labelmap", "seg-binary"]\nsr = ["sr-3d"]\n'
+)
+
+
+def variants(house: House) -> dict[str, str]:
+    """Form, and the segmentation that it is about -> state."""
+    with house.database.reading() as session:
+        found = session.scalars(sa.select(Delivery).order_by(Delivery.id))
+        return {delivery.result.variant.partition(",")[0]: delivery.state.value for delivery in found}
+
+
+def refuse(house: House, due: DueDelivery) -> Fallback | None:
+    """The destination takes no such form."""
+    answer = never(due.id, "0x0122", "no such class", form_refused=True)
+    return deliveries.not_sent(house.database, due, answer, house.config.delivery)
+
+
+def test_a_refusal_hands_over_once_whoever_says_it_again(make_house: Callable[..., House]) -> None:
+    """A late answer of an older attempt starts nothing, and a restart does not wake what was refused."""
+    house = make_house(NEW_FORMS)
+    house.finish(house.claimed())
+    label_map, report = claim(house)
+    assert refuse(house, label_map) == Fallback("seg-binary", frozenset({report.id}))
+    expected = {
+        "seg-labelmap": "REFUSED",
+        "seg-binary": "PENDING",
+        "sr-3d of seg-labelmap": "REFUSED",
+        "sr-3d of seg-binary": "PENDING",
+    }
+    assert variants(house) == expected
+    assert refuse(house, label_map) is None
+    assert deliveries.restart(house.database, delivery_id=label_map.id) == 0
+    assert variants(house) == expected
+    assert sorted(due.form for due in claim(house)) == ["seg-binary", "sr-3d"]
+
+
+def test_a_report_that_went_out_is_not_sent_a_second_time(make_house: Callable[..., House]) -> None:
+    """Its segmentation is refused afterwards: there is one report in the PACS, not two."""
+    house = make_house(NEW_FORMS)
+    house.finish(house.claimed())
+    label_map, report = claim(house)
+    deliveries.sent(house.database, report, status="0x0000")
+    refuse(house, label_map)
+    assert variants(house) == {
+        "seg-labelmap": "REFUSED",
+        "seg-binary": "PENDING",
+        "sr-3d of seg-labelmap": "SENT",
+        "sr-3d of seg-binary": "CANCELLED",
+    }
+
+
+def test_a_transient_failure_never_changes_the_form(make_house: Callable[..., House]) -> None:
+    """Nor does one that is too old: that says nothing about the form."""
+    house = make_house(NEW_FORMS)
+    house.finish(house.claimed())
+    label_map, _ = claim(house)
+    house.change(Delivery, created_at=now() - timedelta(seconds=DeliveryConfig().give_up_after_s + 1))
+    fail(house, label_map)
+    assert variants(house)["seg-labelmap"] == "DEAD"
+    assert variants(house)["seg-binary"] == "SPARE"
+
+
+def test_spare_and_refused_forms_of_a_replaced_result_stay_unsent(make_house: Callable[..., House]) -> None:
+    """Only what the newer generation made is sent."""
+    house = make_house(NEW_FORMS)
+    house.finish(house.claimed())
+    label_map, _ = claim(house)
+    refuse(house, label_map)
+    house.receive(head_ct(slices=1, spacing_mm=[]))
+    house.age(s=1001)
+    (newer,) = house.sweep()
+    house.finish(house.claimed(newer))
+    assert states(house) == [DeliveryState.CANCELLED] * 4 + [
+        DeliveryState.PENDING, DeliveryState.SPARE, DeliveryState.PENDING, DeliveryState.SPARE,
+    ]  # fmt: skip
+    assert [due.form for due in claim(house)] == ["seg-labelmap", "sr-3d"]
+
+
+def test_what_a_retry_makes_again_is_not_sent_again_in_another_form(make_house: Callable[..., House]) -> None:
+    """The same results: the PACS has one segmentation and keeps one."""
+    house = make_house(NEW_FORMS)
+    job = house.claimed()
+    house.finish(job, state=JobState.REJECTED)
+    label_map, _ = claim(house)
+    refuse(house, label_map)
+    for due in claim(house):
+        deliveries.sent(house.database, due, status="0x0000")
+    before = variants(house)
+    jobs.retry(house.database, job.id)
+    house.finish(house.claimed(job.id), state=JobState.REJECTED)
+    assert variants(house) == before
+    assert claim(house) == []
 
 
 ROUTES = (

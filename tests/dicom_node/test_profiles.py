@@ -71,6 +71,14 @@ def test_options_hold_for_the_forms_that_can_have_them() -> None:
     assert {report.form.key for report in reports} == {"sr-3d utf_8", "sr utf_8"}
 
 
+def test_the_built_in_profiles_differ_in_what_they_say() -> None:
+    """Each can be named without being written down."""
+    wanted = {name: keys(config("", a=name)) for name in ("standard", "viewer", "archive")}
+    assert wanted["viewer"] == ["seg-binary, series 9001", "sr-3d planar_regions of seg-binary, series 9001"]
+    assert wanted["archive"][0] == "seg-labelmap, series 9001"
+    assert len({tuple(found) for found in wanted.values()}) == 3
+
+
 def test_names_of_profiles_differ() -> None:
     """Nobody could say which one is meant."""
     with pytest.raises(ConfigError, match=r"two \[\[results.profile\]\] are called 'new'"):
