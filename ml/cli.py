@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 
 from ml.bundle import load_bundle, write_bundle
 from ml.config import PREPROCESSINGS
+from ml.data.dicom_folder import find_series
 from ml.data.manifest import LEFT_OUT
 from ml.data.parts import make_parts, write_parts
 from ml.data.preparation import UNREADABLE, Preparation, prepare_exams
@@ -22,11 +21,14 @@ from ml.data.series import read_volume
 from ml.errors import EvaluationError, MlError, UnreadableStudy
 from ml.evaluation.judging import evaluate, make_origin
 from ml.evaluation.metrics import auc
-from ml.evaluation.sources import PhantomSource
+from ml.evaluation.prepared import PUBLISHED, PreparedSource
+from ml.evaluation.records import Origin, write_published
+from ml.evaluation.sources import ExamSource, PhantomSource
+from ml.inference.answer_files import write_answer
 from ml.inference.engines import engine_name
 from ml.inference.predictor import Predictor
 from ml.progress import errors, stages
-from ml.provenance import present_command
+from ml.provenance import present_command, present_commit
 from ml.self_training.cli import register as register_self_training
 from ml.training.compact import TEST_SEEDS_FROM, CompactRun, card, held_out_metrics, run_compact
 from ml.training.recipe import Machine
@@ -39,36 +41,29 @@ REFUSED = 3
 
 @app.command()
 def predict(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with one DICOM CT series.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder of DICOM: a CT series, a study.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for prediction.json and prob.npz.")],
     bundle: Annotated[str, typer.Option(help="Bundle folder, or `default`.")] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     engine: Annotated[str, typer.Option(help="auto, torch, torch-channels-last, torch-half or openvino.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
 ) -> None:
-    """Find intracranial hemorrhage in one series; exit 3 with a code and a reason if it cannot be analysed."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and _may_be_dicom(path))
+    """Find intracranial hemorrhage in a head CT; exit 3 with a code and a reason if it cannot be analysed.
+
+    Of a study with several series one is read, and prediction.json says which and why.
+    """
     with stages() as stage:
         stage("reading", 1)
-        volume = read_volume(paths)
+        found = find_series(folder)
+        volume = read_volume(found.paths)
         predictor = Predictor(load_bundle(bundle), device=device, engine=engine_name(engine), threads=threads)
         tell = stage("analysing", len(volume.hu))
         prediction = predictor.predict(volume, progress=lambda *_: tell(""))
-    uids = volume.geometry.sop_instance_uids
-    answer = {
-        "exam_score": prediction.exam_score,
-        "exam_positive": prediction.exam_positive,
-        "slice_scores": dict(zip(uids, prediction.slice_scores.tolist(), strict=True)),
-        "hemorrhage_ml": volume.volume_ml(prediction.mask),
-        "bundle": {
-            "name": prediction.bundle.name,
-            "version": prediction.bundle.version,
-            "digest": prediction.bundle.digest,
-        },
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out / "prob.npz", prob=prediction.prob, sop_instance_uids=np.array(uids))
-    (out / "prediction.json").write_text(json.dumps(answer, indent=2) + "\n")
+    answer = write_answer(out, prediction, volume, found)
+    if found.left_out:
+        print(f"read series {found.series_instance_uid}: {found.reason}")
     print(f"exam_score {answer['exam_score']:.3f}  hemorrhage_ml {answer['hemorrhage_ml']:.2f}  -> {out}")
 
 
@@ -184,31 +179,47 @@ def measure(
 
 @app.command("evaluate")
 def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or `default`.")],
-    data: Annotated[str, typer.Argument(help="`phantom` for simulated exams.")],
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, `default`, or `published` for the set's own scores.")],
+    data: Annotated[str, typer.Argument(help="A folder made by `prepare`, or `phantom` for simulated exams.")],
     out: Annotated[Path, typer.Option(help="Folder of the records: <study>/<model>/<set> for `tables`.")],
+    images: Annotated[Path | None, typer.Option(exists=True, help="The prepared data set as it was published.")] = None,
     institution: Annotated[str, typer.Option(help="Simulated institution: any, A or B.")] = "B",
     exams: Annotated[int, typer.Option(min=2, help="Simulated exams, half of them with blood.")] = 80,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first one.")] = TEST_SEEDS_FROM,
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
-    readings: Annotated[int, typer.Option(min=1, max=3, help="Readings of the pixel labels; 3 for Table 4.")] = 1,
+    readings: Annotated[int, typer.Option(min=1, max=3, help="Simulated readings of the labels, for Table 4.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     engine: Annotated[str, typer.Option(help="auto, torch, torch-channels-last, torch-half or openvino.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
 ) -> None:
     """Record a bundle's answers on labelled exams, for `tables`. Stop and rerun at any moment: finished exams stay."""
+    source: ExamSource = PhantomSource(institution, first_seed, exams, matrix=matrix, workers=workers)
     if data != "phantom":
-        raise EvaluationError(f"there is no data {data!r}; write `phantom`")
-    source = PhantomSource(institution, first_seed, exams, matrix=matrix, workers=workers)
+        if images is None:
+            raise EvaluationError("--images is needed: the folder that `prepare` was given")
+        source = PreparedSource(Path(data), images)
+    if bundle == PUBLISHED:
+        record_published(source, out)
+        return
     predictor = Predictor(load_bundle(bundle), device=device, engine=engine_name(engine), threads=threads)
     config, identity = predictor.bundle.config, predictor.bundle.identity
     origin = make_origin(out.parent.name, source, identity, config.operating_point)
     with stages() as stage:
-        tell = stage("evaluating", exams)
+        tell = stage("evaluating", len(source.exams))
         records = evaluate(predictor.predict, source, out, origin=origin, readings=readings, progress=tell)
     scores, bleeding = [one.exam_score for one in records.records], [one.bleeding for one in records.records]
     print(f"exam_auc {auc(scores, bleeding):.3f}  ({len(scores)} exams, {sum(bleeding)} with blood) -> {out}")
+
+
+def record_published(source: ExamSource, out: Path) -> None:
+    """The scores that a data set came with, as records: Qure.ai's row of Table 1."""
+    if not isinstance(source, PreparedSource):
+        raise EvaluationError("simulated exams come without published scores")
+    records = source.published()
+    exams = tuple(one.exam for one in records)
+    write_published(out, Origin(out.parent.name, source.name, exams, present_commit(), present_command()), records)
+    print(f"{len(records)} published scores -> {out}")
 
 
 @app.command("tables")
@@ -238,11 +249,3 @@ def main() -> None:
     except MlError as error:
         errors.print(f"{error.code}: {error}", style="red", highlight=False)
         sys.exit(1)
-
-
-def _may_be_dicom(path: Path) -> bool:
-    """Named .dcm or with DICOM's prefix (PS3.10 section 7.1): a licence beside the images is no broken slice."""
-    if path.name == "DICOMDIR":
-        return False
-    with path.open("rb") as file:
-        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"

@@ -14,6 +14,8 @@ SENTENCES: dict[str, str] = {
     "MATRIX_UNUSUAL": "{count} of {total} images have more rows or columns than CT scanners make.",
     "MULTI_FRAME": "Multi-frame (Enhanced) CT is not supported; send the series as single-frame CT images.",
     "MIXED_SERIES": "The images belong to {count} series; exactly one is expected.",
+    "MIXED_STUDIES": "The images belong to {count} studies; give the folder of one.",
+    "NO_ELIGIBLE_SERIES": "None of the {count} series shows a whole head, plain and in a soft kernel ({why}).",
     "MIXED_PATIENTS": "The images belong to more than one patient.",
     "MIXED_FRAMES_OF_REFERENCE": "The images have {count} frames of reference, so their positions cannot be compared.",
     "MIXED_ORIENTATIONS": "The slices are not parallel: their directions differ by up to {degrees:.1f} degrees.",

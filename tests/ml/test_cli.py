@@ -1,6 +1,7 @@
 """`python -m ml predict`, from a folder of DICOM to files."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ import pytest
 import typer
 import typer.core
 import typer.main
+from pydicom.dataset import Dataset
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from ml import cli
 from ml.bundle import Bundle, write_bundle
 from ml.evaluation.records import read_records
 from tests.ml.data.conftest import WriteSeries, write_series
+from tests.ml.data.disk import write_dicom
 
 __all__ = ["write_series"]
 
@@ -42,6 +46,40 @@ def test_predict_writes_the_files_of_its_contract(
     assert 0 <= answer["exam_score"] <= 1
     assert answer["hemorrhage_ml"] >= 0
     assert (answer["hemorrhage_ml"] > 0) == answer["exam_positive"]
+    assert saved["prob"].dtype == np.float32
+    assert answer["series"]["reason"] == "the only series"
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_compressed_images_give_the_same_answer(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str
+) -> None:
+    """Of a study with several series the plain one is read and named; the answer is that of its raw pixels."""
+    write_bundle(tmp_path / "tiny", tiny_bundle.config, weights=tiny_bundle.weights, metrics={}, card="")
+
+    def compress(_: int, ds: Dataset) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            ds.compress(syntax, generate_instance_uid=False)
+
+    def bone(_: int, ds: Dataset) -> None:
+        ds.SeriesDescription = "BONE"
+
+    write_dicom(tmp_path / "raw", series="1.2.1")
+    write_dicom(tmp_path / "study" / "plain", series="1.2.1", change=compress)
+    write_dicom(tmp_path / "study" / "bone", series="1.2.2", change=bone)
+    answers = []
+    for folder in ("raw", "study"):
+        out = tmp_path / f"out-{folder}"
+        arguments = ("predict", str(tmp_path / folder), "--out", str(out), "--bundle", str(tmp_path / "tiny"))
+        assert run(monkeypatch, *arguments, "--engine", "torch") == 0
+        answers.append(json.loads((out / "prediction.json").read_text()))
+        answers[-1]["prob"] = np.load(out / "prob.npz")["prob"].tolist()
+    raw, study = answers
+    assert raw["series"]["left_out"] == []
+    assert study["series"]["series_instance_uid"] == "1.2.1"
+    assert [one["code"] for one in study["series"]["left_out"]] == ["BONE_KERNEL"]
+    assert {**raw, "series": None} == {**study, "series": None}
 
 
 def test_images_that_cannot_be_analysed_exit_with_3_and_a_code(

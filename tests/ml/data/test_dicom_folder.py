@@ -1,0 +1,97 @@
+"""Which series of a folder is read."""
+
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from ml.data.dicom_folder import find_series
+from ml.data.series import read_volume
+from ml.errors import UnreadableStudy
+from tests.ml.data.disk import Change, write_dicom
+
+
+def described(text: str, **facts: object) -> Change:
+    """A change that names a series and more."""
+
+    def change(_: int, ds: Dataset) -> None:
+        ds.SeriesDescription = text
+        for keyword, value in facts.items():
+            setattr(ds, keyword, value)
+
+    return change
+
+
+def write_study(folder: Path) -> None:
+    """Thick plain slices, the same thin, bone, contrast, and a localizer."""
+    thin_mm = [z * 2.0 for z in range(56)]
+    write_dicom(folder / "plain", series="1.2.1", change=described("HEAD PLAIN"))
+    write_dicom(folder / "thin", series="1.2.2", at_mm=thin_mm, thickness_mm=2.0)
+    write_dicom(folder / "bone", series="1.2.3", change=described("HEAD BONE"))
+    write_dicom(folder / "contrast", series="1.2.4", change=described("HEAD", ContrastBolusAgent="yes"))
+    scout = described("SCOUT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_dicom(folder / "scout", series="1.2.5", at_mm=[0.0], change=scout)
+
+
+def test_one_series_of_a_study_is_read_and_each_other_has_a_reason(tmp_path: Path) -> None:
+    """The thick plain one; it is a volume."""
+    write_study(tmp_path)
+    found = find_series(tmp_path)
+    assert found.series_instance_uid == "1.2.1"
+    assert {one.series_instance_uid: one.code for one in found.left_out} == {
+        "1.2.2": "NOT_CHOSEN",
+        "1.2.3": "BONE_KERNEL",
+        "1.2.4": "CONTRAST",
+        "1.2.5": "NOT_AXIAL",
+    }
+    assert "of 5 series" in found.reason
+    assert len(read_volume(found.paths).hu) == len(found.paths) == 12
+
+
+def test_the_only_series_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Whether it can be analysed is for the reader of volumes to say; other files are passed by."""
+    write_dicom(tmp_path / "series", series="1.2.3", change=described("HEAD BONE"))
+    (tmp_path / "LICENSE").write_text("beside the images")
+    (tmp_path / "DICOMDIR").write_bytes(b"an index")
+    found = find_series(tmp_path)
+    assert (found.series_instance_uid, found.left_out) == ("1.2.3", ())
+
+
+def test_a_study_without_a_series_to_read_is_refused(tmp_path: Path) -> None:
+    """With what is there instead."""
+    write_dicom(tmp_path / "bone", series="1.2.3", change=described("HEAD BONE"))
+    write_dicom(tmp_path / "short", series="1.2.4", at_mm=[0.0, 10.0])
+    with pytest.raises(UnreadableStudy, match="BONE_KERNEL, TOO_FEW_SLICES") as refused:
+        find_series(tmp_path)
+    assert refused.value.code == "NO_ELIGIBLE_SERIES"
+
+
+@pytest.mark.parametrize(
+    ("study", "patient", "code"), [("9", "phantom", "MIXED_STUDIES"), ("1.2.3", "other", "MIXED_PATIENTS")]
+)
+def test_a_folder_of_several_exams_is_refused(tmp_path: Path, study: str, patient: str, code: str) -> None:
+    """Nothing is guessed, and no patient is named."""
+    write_dicom(tmp_path / "one", series="1.2.1")
+    write_dicom(tmp_path / "two", series="1.2.2", study=study, change=described("", PatientID=patient))
+    with pytest.raises(UnreadableStudy) as refused:
+        find_series(tmp_path)
+    assert refused.value.code == code
+    assert patient not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no DICOM at all", b"\0" * 128 + b"DICM\x02\x00half"])
+def test_a_broken_file_is_a_missing_slice(tmp_path: Path, content: bytes) -> None:
+    """Named .dcm, so it counts; of which series cannot be told."""
+    write_study(tmp_path)
+    (tmp_path / "plain" / "CT000003.dcm").write_bytes(content)
+    with pytest.raises(UnreadableStudy, match="1 of 93 files") as refused:
+        find_series(tmp_path)
+    assert refused.value.code == "NOT_DICOM"
+
+
+def test_an_empty_folder_has_no_images(tmp_path: Path) -> None:
+    """As one of other files."""
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(UnreadableStudy) as refused:
+        find_series(tmp_path)
+    assert refused.value.code == "NO_IMAGES"

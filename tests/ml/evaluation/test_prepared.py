@@ -1,0 +1,89 @@
+"""Prepared data sets as sources to be judged on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml.data.preparation import Preparation, prepare_exams
+from ml.errors import EvaluationError
+from ml.evaluation.judging import evaluate
+from ml.evaluation.prepared import PreparedSource
+from ml.evaluation.records import Origin, write_published
+from ml.labels import ANY
+from tests.ml.conftest import TINY_PREPROCESSING
+from tests.ml.data.disk import head_volume, mask_of, write_csv, write_dicom, write_nifti
+from tests.ml.evaluation.conftest import network
+
+NAMES = (
+    *("ICH", "IPH", "IVH", "SDH", "EDH", "SAH", "BleedLocation-Left", "BleedLocation-Right", "ChronicBleed"),
+    *("Fracture", "CalvarialFracture", "OtherFracture", "MassEffect", "MidlineShift"),
+)
+
+
+def prepare(kind: str, root: Path, out: Path) -> None:
+    """As `python -m ml prepare` does."""
+    prepare_exams(Preparation(kind, root, out, TINY_PREPROCESSING), lambda *_: lambda _: None)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """A study known to bleed, one of which nothing is known, a broken one, and a NIfTI exam with a mask."""
+    root = tmp_path / "lab"
+    for n in range(3):
+        write_dicom(root / f"p{n}", series=f"1.2.{n}.1", study=f"1.2.{n}")
+    for path in (root / "p2").iterdir():
+        path.write_bytes(path.read_bytes()[:-4000])
+    volume = head_volume()
+    write_nifti(root / "images" / "case.nii.gz", volume.hu, volume.geometry)
+    write_nifti(root / "masks" / "case.nii.gz", mask_of(volume), volume.geometry)
+    write_csv(root / "labels.csv", ("exam", "any"), [("1.2.0", 1), ("1.2.2", 0)])
+    return root
+
+
+def test_readable_exams_with_a_reference_standard_are_judged(lab: Path, tmp_path: Path) -> None:
+    """On their own grid; the others are not in the set."""
+    prepare("folder", lab, tmp_path / "prepared")
+    source = PreparedSource(tmp_path / "prepared", lab)
+    assert source.name == "folder:prepared"
+    assert sorted(source.exams) == ["1.2.0", "case"]
+    origin = Origin("m", source.name, source.exams, "c", "python", "b 1", "0" * 64, 0.5)
+    records = evaluate(network(5.0), source, tmp_path / "records", origin=origin, progress=lambda _: None)
+    by_name = {one.exam: one for one in records.records}
+    assert by_name["1.2.0"].bleeding
+    assert by_name["1.2.0"].counts is None
+    counts = by_name["case"].counts
+    assert counts is not None
+    assert sum(counts.truth) == int(mask_of(head_volume()).sum())
+    assert np.flatnonzero(counts.truth).tolist() == [5, 6]
+    assert next(iter(source.read(["case"]))).findings[ANY] == 1
+
+
+def test_published_scores_become_a_row(tmp_path: Path) -> None:
+    """Qure.ai's, from CQ500's own table, against the majority of three."""
+    root = tmp_path / "cq500"
+    for number in (3, 12):
+        folder = root / f"CQ500CT{number} CQ500CT{number}" / "Unknown Study" / "CT Plain"
+        write_dicom(folder, series=f"1.2.{number}.1", study=f"1.2.{number}")
+    header = ("name", "Category", *(f"R{n}:{name}" for n in (1, 2, 3) for name in NAMES))
+    votes = {3: (1, 1, 0), 12: (0, 0, 1)}
+    rows = [
+        [f"CQ500-CT-{number}", "B1", *(vote if name == "ICH" else 0 for vote in three for name in NAMES)]
+        for number, three in votes.items()
+    ]
+    write_csv(root / "reads.csv", header, rows)
+    scores = [(f"CQ500-CT-{number}", *[0.25 + number / 100] * 6) for number in (3, 12)]
+    write_csv(root / "prediction_probabilities.csv", ("name", *NAMES[:6]), scores)
+    prepare("cq500", root, tmp_path / "prepared")
+    source = PreparedSource(tmp_path / "prepared", root)
+    published = {one.bleeding: one.exam_score for one in source.published()}
+    assert published == {True: pytest.approx(0.28), False: pytest.approx(0.37)}
+    origin = Origin("qure", source.name, source.exams, "c", "python")
+    write_published(tmp_path / "records", origin, source.published())
+
+
+def test_sets_without_published_scores_say_so(lab: Path, tmp_path: Path) -> None:
+    """No row is made up."""
+    prepare("folder", lab, tmp_path / "prepared")
+    with pytest.raises(EvaluationError, match="no published scores"):
+        PreparedSource(tmp_path / "prepared", lab).published()
