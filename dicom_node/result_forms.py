@@ -17,6 +17,9 @@ class Family(StrEnum):
 
     SEG = "SEG"
     SR = "SR"
+    KOS = "KOS"
+    SC = "SC"
+    PDF = "PDF"
 
 
 class FormName(StrEnum):
@@ -32,6 +35,12 @@ class FormName(StrEnum):
     """Comprehensive 3D SR, TID 1500."""
     SR = "sr"
     """Comprehensive SR: the same tree for a PACS that lacks Comprehensive 3D SR."""
+    KOS = "kos"
+    """Key Object Selection of the key slices of all lesions; nothing where there is no lesion."""
+    SC = "sc"
+    """Secondary Capture: a summary page and the key slices with contours, for viewers that show pictures only."""
+    PDF = "pdf"
+    """Encapsulated PDF: the report on paper."""
 
 
 _LABEL_MAP = uid.UID("1.2.840.10008.5.1.4.1.1.66.7")  # Label Map Segmentation Storage: pydicom 3.0 has no name for it
@@ -41,6 +50,9 @@ SOP_CLASSES: dict[FormName, uid.UID] = {
     FormName.SEG_LABELMAP: _LABEL_MAP,
     FormName.SR_3D: uid.Comprehensive3DSRStorage,
     FormName.SR: uid.ComprehensiveSRStorage,
+    FormName.KOS: uid.KeyObjectSelectionDocumentStorage,
+    FormName.SC: uid.SecondaryCaptureImageStorage,
+    FormName.PDF: uid.EncapsulatedPDFStorage,
 }
 _FAMILIES: dict[FormName, Family] = {
     FormName.SEG_BINARY: Family.SEG,
@@ -48,11 +60,14 @@ _FAMILIES: dict[FormName, Family] = {
     FormName.SEG_LABELMAP: Family.SEG,
     FormName.SR_3D: Family.SR,
     FormName.SR: Family.SR,
+    FormName.KOS: Family.KOS,
+    FormName.SC: Family.SC,
+    FormName.PDF: Family.PDF,
 }
 _PLAIN = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
 _PACKED = (uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless)
 """Of 8-bit frames, all lossless. The single bits of a BINARY segmentation have no compressed form that is in use."""
-_PACKABLE = {FormName.SEG_FRACTIONAL, FormName.SEG_LABELMAP}
+_PACKABLE = {FormName.SEG_FRACTIONAL, FormName.SEG_LABELMAP, FormName.SC}
 
 
 def transfer_syntaxes(name: FormName) -> tuple[uid.UID, ...]:

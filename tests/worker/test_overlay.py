@@ -9,7 +9,7 @@ from PIL import Image
 
 from ml.volume import Geometry
 from tests.worker.conftest import Exam
-from worker.results.overlay import hanging, panel_slices, write_overlay
+from worker.results.overlay import hanging, head_box, panel_slices, write_overlay
 
 MakeExam = Callable[..., Exam]
 ORANGE = np.array([255, 64, 32])
@@ -70,10 +70,10 @@ def test_the_patients_right_is_on_the_left_however_the_slices_are_stored(
 
 
 def test_oblong_pixels_are_shown_in_true_proportions(make_exam: MakeExam, tmp_path: Path) -> None:
-    """A square of 60 mm is square in the picture, whatever the pixels."""
-    exam = make_exam(rows=80, columns=40, pixel_spacing=(2.5, 5.0))
+    """A square of 84 mm is square in the picture, whatever the pixels."""
+    exam = make_exam(rows=80, columns=40, pixel_spacing=(3.5, 7.0))
     mask = np.zeros_like(exam.prediction.mask)
-    mask[4, 20:44, 10:22] = True  # 24 x 2.5 mm by 12 x 5 mm
+    mask[4, 20:44, 10:22] = True  # 24 x 3.5 mm by 12 x 7 mm
     lesions = (replace(exam.lesions[0], mask=mask, key_slices=(4,)),)
     write_overlay(exam.volume, tmp_path / "o.png", prediction=replace(exam.prediction, mask=mask), lesions=lesions)
     pixels = read_pixels(tmp_path / "o.png")
@@ -81,7 +81,10 @@ def test_oblong_pixels_are_shown_in_true_proportions(make_exam: MakeExam, tmp_pa
     wide = np.flatnonzero(hits.sum(axis=0) > 40)  # the upright strokes; the lesion's number has none so long
     tall = np.flatnonzero(hits.sum(axis=1) > 40)
     assert np.ptp(wide) == pytest.approx(np.ptp(tall), abs=3)
-    assert np.ptp(wide) == pytest.approx(60 * 400 / 200, abs=6)
+    rows, columns = head_box(exam.volume)
+    longest_mm = max(len(range(80)[rows]) * 3.5, len(range(40)[columns]) * 7.0)
+    assert longest_mm < 0.9 * 280  # cut to the head
+    assert np.ptp(wide) == pytest.approx(84 * 400 / longest_mm, abs=6)
 
 
 def test_key_slices_are_shown_first_and_filled_up_with_far_ones(make_exam: MakeExam) -> None:

@@ -8,12 +8,13 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING
 
 from pydicom import Dataset
-from pydicom.uid import UID
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from worker.results.codes import coded
 from worker.results.files import through_bytes
 from worker.results.identity import copy_identity, set_character_set
-from worker.results.uids import IMPLEMENTATION_CLASS_UID, INSTANCE_CREATOR_UID
+from worker.results.uids import IMPLEMENTATION_CLASS_UID, INSTANCE_CREATOR_UID, form_uid
 
 if TYPE_CHECKING:
     from dicom_node.result_forms import Form
@@ -46,6 +47,24 @@ def blank_header(header: Dataset) -> Dataset:
         if keyword in header:
             blank[keyword] = copy.deepcopy(header[keyword])  # setting a value later must not reach the source
     return blank
+
+
+def new_object(context: ResultContext, header: Dataset, *, form: Form, number: int, refers_to: str = "") -> Dataset:
+    """The beginnings of instance `number` of a result that highdicom has no class for (PS3.3 C.7.3.1, C.8.6.1)."""
+    label = context.series.label(form.family)
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = form.sop_class_uid
+    ds.SOPInstanceUID = form_uid(context, form, f"instance {number}", refers_to=refers_to)
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.StudyInstanceUID = header.StudyInstanceUID
+    ds.SeriesInstanceUID = form_uid(context, form, "series", refers_to=refers_to)
+    ds.SeriesNumber, ds.SeriesDescription, ds.InstanceNumber = label.number, label.description, number
+    ds.Manufacturer = context.equipment.manufacturer
+    ds.ConversionType = "WSD"
+    ds.BurnedInAnnotation = "NO"  # true: nothing that names the patient or tells a date is drawn
+    return ds
 
 
 def result_time(context: ResultContext, header: Dataset) -> datetime:

@@ -16,15 +16,20 @@ from pydicom.uid import UID
 from dicom_node.result_forms import Family, FormName
 from ml.prediction import Side
 from worker.results.codes import coded
+from worker.results.context import RESEARCH_NOTICE
 from worker.results.errors import ResultInvalid
 from worker.results.files import through_bytes
 from worker.results.identity import identity_difference
+from worker.results.kos import key_slices
 from worker.results.masks import frame_sources, read_frames, read_mask, read_segments
 from worker.results.module_tables import missing_attributes
 from worker.results.outlines import fill, largest_piece
+from worker.results.pages import BANNER_PX, MOST_KEY_PAGES, SIZE_PX, draw_banner
+from worker.results.pdf import page_texts
 from worker.results.report_tree import (
     ReportedLesion,
     ReportedRegion,
+    concept,
     referenced_instances,
     report_problem,
     reported_lesions,
@@ -50,13 +55,65 @@ VOLUME_TOLERANCE_ML = 0.01
 
 def check_form(form: Form, datasets: Sequence[Dataset], exam: AnalysedExam, *, beside: Sequence[Dataset] = ()) -> None:
     """What `write_form` gave, against the exam, what was asked for, and the objects `beside` it."""
+    if form.family is Family.SR:
+        seg = next((one for one in beside if one.Modality == "SEG"), None)
+        _require(seg is not None, "SR_WITHOUT_SEG", "there is no segmentation that the report could point at")
+        for ds in datasets:
+            check_sr(ds, exam, form=form, seg=cast("Dataset", seg))
+        return
+    expected = {Family.KOS: 1 if exam.lesions else 0, Family.SC: 1 + min(len(key_slices(exam)), MOST_KEY_PAGES)}
+    count = expected.get(form.family, 1)
+    _require(len(datasets) == count, "RESULT_COUNT", f"{len(datasets)} objects of form {form.name}, not {count}")
     for ds in datasets:
         if form.family is Family.SEG:
             check_seg(ds, exam, form=form)
+        elif form.family is Family.KOS:
+            check_kos(ds, exam, form=form)
         else:
-            seg = next((one for one in beside if one.Modality == "SEG"), None)
-            _require(seg is not None, "SR_WITHOUT_SEG", "there is no segmentation that the report could point at")
-            check_sr(ds, exam, form=form, seg=cast("Dataset", seg))
+            check_document(ds, exam.source.headers, form=form)
+
+
+def check_kos(kos: Dataset, exam: AnalysedExam, *, form: Form) -> None:
+    """Identity, attributes, and the key slices of all lesions, all of them and no other image."""
+    kos = through_bytes(kos)
+    _check_common(kos, exam.source.headers, form)
+    title = concept(kos)
+    _require(title == coded("key_images").value, "KOS_CONTENT", f"the title is {title}")
+    expected = {exam.source.geometry.sop_instance_uids[z] for z in key_slices(exam)}
+    same = set(referenced_instances(kos)) == set(_evidence(kos)) == expected
+    _require(same, "KOS_REFERENCE", "the selected images are not the key slices")
+
+
+def check_document(ds: Dataset, headers: Sequence[Dataset], *, form: Form) -> None:
+    """A page or a PDF: identity, attributes, a whole file, and the research banner where a reader cannot miss it."""
+    ds = through_bytes(ds)
+    _check_common(ds, headers, form)
+    _require(ds.get("ConversionType") == "WSD", "RESULT_ATTRIBUTES", "Conversion Type is not WSD")
+    _require(ds.get("BurnedInAnnotation") == "NO", "RESULT_ATTRIBUTES", "Burned In Annotation is not NO")
+    if form.family is Family.SC:
+        _check_page(ds)
+    else:
+        _check_pdf(ds)
+
+
+def _check_page(ds: Dataset) -> None:
+    _require((ds.Columns, ds.Rows) == SIZE_PX and ds.PhotometricInterpretation == "RGB", "SC_PAGE", "no page of ours")
+    whole = ds.file_meta.TransferSyntaxUID.is_compressed or len(ds.PixelData) == ds.Rows * ds.Columns * 3
+    _require(whole, "SC_PAGE", "the pixel data is not one page")
+    pixels, banner = ds.pixel_array, np.asarray(draw_banner(ds.Columns))
+    shown = all(np.array_equal(bar, banner) for bar in (pixels[:BANNER_PX], pixels[-BANNER_PX:]))
+    _require(shown, "SC_BANNER", "a page lacks the research banner")
+
+
+def _check_pdf(ds: Dataset) -> None:
+    _require(ds.MIMETypeOfEncapsulatedDocument == "application/pdf", "PDF_DOCUMENT", "the document is no PDF")
+    length = int(ds.EncapsulatedDocumentLength)
+    document, padding = ds.EncapsulatedDocument[:length], ds.EncapsulatedDocument[length:]
+    whole = document.startswith(b"%PDF-") and document.rstrip().endswith(b"%%EOF") and padding in (b"", b"\0")
+    _require(whole, "PDF_DOCUMENT", "the document is not a whole PDF")
+    pages = page_texts(document)
+    notice = RESEARCH_NOTICE.encode()
+    _require(pages and all(page.count(notice) >= 2 for page in pages), "PDF_BANNER", "a page lacks the research banner")
 
 
 def check_seg(seg: Dataset, exam: AnalysedExam, *, form: Form) -> None:
@@ -99,6 +156,10 @@ def check_sr(sr: Dataset, exam: AnalysedExam, *, form: Form, seg: Dataset) -> No
 
 def check_rejection(form: Form, datasets: Sequence[Dataset], header: Dataset) -> None:
     """What `write_rejection` gave: it must be valid, of that study, and make no finding."""
+    if form.family in {Family.SC, Family.PDF}:
+        for ds in datasets:
+            check_document(ds, [header], form=form)
+        return
     for sr in map(through_bytes, datasets):
         _check_report(sr, [header], form)
         strangers = {*referenced_instances(sr), *_evidence(sr)} - {str(header.get("SOPInstanceUID"))}

@@ -46,6 +46,9 @@ class SeriesLabel:
 DESCRIPTIONS: dict[Family, str] = {
     Family.SEG: "AI ICH SEG RESEARCH - not for diagnosis",
     Family.SR: "AI ICH SR RESEARCH - not for diagnosis",
+    Family.KOS: "AI ICH key images RESEARCH - not for diagnosis",
+    Family.SC: "AI ICH summary RESEARCH - not for diagnosis",
+    Family.PDF: "AI ICH report RESEARCH - not for diagnosis",
 }
 """Of the series of each family, in the order of their numbers in a band."""
 

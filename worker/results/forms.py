@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dicom_node.result_forms import Family, Form, FormName
+from worker.results.capture import write_capture, write_rejection_capture
 from worker.results.errors import ResultInvalid
+from worker.results.kos import write_kos
+from worker.results.pdf import write_pdf, write_rejection_pdf
 from worker.results.seg import write_seg
 from worker.results.sr import write_rejection_sr, write_sr
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from worker.results.context import ResultContext
     from worker.results.exam import AnalysedExam
 
+_ALONE = {Family.KOS: write_kos, Family.SC: write_capture, Family.PDF: write_pdf}
+"""Families whose objects stand on the exam alone."""
 DEFAULT_FORMS = (Form(FormName.SEG_BINARY), Form(FormName.SR_3D))
 """What a destination gets that asks for nothing else."""
 
@@ -30,12 +35,16 @@ def write_form(
 ) -> tuple[Dataset, ...]:
     """The objects of one form, ready to save; the same arguments give the same bytes.
 
+    One object, but for a Secondary Capture of several pages, and a selection of key images that has none to select.
+
     `beside` are the objects already written for the same destination: a report points at the segmentation among them.
 
     Raises ResultInvalid when the lesions are not the mask, or when a report has no segmentation to point at.
     """
     if form.family is Family.SEG:
         return (write_seg(context, exam, form=form),)
+    if form.family in _ALONE:
+        return _ALONE[form.family](context, exam, form=form)
     seg = next((ds for ds in beside if ds.Modality == "SEG"), None)
     if seg is None:
         raise ResultInvalid("SR_WITHOUT_SEG", "a report needs the segmentation that it points at; write that first")
@@ -49,6 +58,12 @@ def write_rejection(
 
     `header` is any instance of the study, of any modality, and may lack all but the Study Instance UID.
     """
+    if not header.get("StudyInstanceUID"):
+        raise ResultInvalid("SOURCE_WITHOUT_STUDY", "the header names no study, so no report can belong to it")
     if form.family is Family.SR:
         return (write_rejection_sr(context, header, form=form, code=code, sentence=sentence),)
+    if form.family is Family.SC:
+        return write_rejection_capture(context, header, form=form, code=code, sentence=sentence)
+    if form.family is Family.PDF:
+        return write_rejection_pdf(context, header, form=form, code=code, sentence=sentence)
     return ()

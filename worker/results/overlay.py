@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ml.inference.midline import BONE_HU
 from worker.results.context import RESEARCH_NOTICE
 from worker.results.files import write_whole
-from worker.results.summary import answer
+from worker.results.summary import answer, regions_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,8 @@ PANEL_PX = 400
 """The longer side of a slice in the picture."""
 MOST_PANELS, FEWEST_PANELS, PANELS_PER_ROW = 6, 3, 3
 SCALE_MM = 50.0
+ROOM_MM = 15.0
+"""Around the skull: scalp and swelling stay in the picture, headrest and air do not."""
 _CAPTION_PX = 22
 _CONTOUR, _TEXT, _BANNER, _GROUND = (255, 64, 32), (235, 235, 235), (255, 208, 64), (0, 0, 0)
 _OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
@@ -95,7 +98,7 @@ def panel_slices(prediction: Prediction, lesions: Sequence[Lesion]) -> list[int]
 def write_overlay(volume: Volume, path: Path, *, prediction: Prediction, lesions: Sequence[Lesion]) -> list[int]:
     """Writes the PNG (whole or not at all) and returns the z of the slices shown."""
     slices = panel_slices(prediction, lesions)
-    panels = [_panel(volume, z, lesions) for z in slices]
+    panels = [draw_panel(volume, z, lesions) for z in slices]
     width, height = panels[0].size
     columns = min(PANELS_PER_ROW, len(panels))
     rows = -(-len(panels) // columns)
@@ -104,7 +107,7 @@ def write_overlay(volume: Volume, path: Path, *, prediction: Prediction, lesions
     sheet = Image.new("RGB", (max(columns * width, 640), top + rows * height), _GROUND)
     draw = ImageDraw.Draw(sheet)
     for line, text in enumerate(header):
-        draw.text((8, 6 + 22 * line), text, fill=_TEXT, font=_font(16))
+        draw.text((8, 6 + 22 * line), text, fill=_TEXT, font=font(16))
     for index, panel in enumerate(panels):
         sheet.paste(panel, (index % columns * width, top + index // columns * height))
     buffer = BytesIO()
@@ -114,34 +117,45 @@ def write_overlay(volume: Volume, path: Path, *, prediction: Prediction, lesions
 
 
 def _header_lines(prediction: Prediction, lesions: Sequence[Lesion]) -> list[str]:
-    total_ml = sum(lesion.volume_ml for lesion in lesions)
-    regions = f"{len(lesions)} region{'' if len(lesions) == 1 else 's'}, {total_ml:.1f} mL" if lesions else "no region"
+    word, regions = answer(prediction).upper(), regions_text(lesions)
     lines = [
-        f"Intracranial hemorrhage {answer(prediction).upper()}   probability {prediction.exam_score:.2f}   {regions}",
+        f"Intracranial hemorrhage {word}   probability {prediction.exam_score:.2f}   {regions}",
         f"{prediction.bundle.name} {prediction.bundle.version}   window 40/80 HU",
     ]
     if lesions:
-        listed = [f"{lesion.number}: {lesion.volume_ml:.1f} mL" for lesion in lesions[:MOST_PANELS]]
+        listed = [f"{lesion.number}: {lesion.volume_ml:.1f} mL {lesion.side}" for lesion in lesions[:MOST_PANELS]]
         more = f"   and {len(lesions) - MOST_PANELS} more" if len(lesions) > MOST_PANELS else ""
         lines.append("   ".join(listed) + more)
     return lines
 
 
-def _panel(volume: Volume, z: int, lesions: Sequence[Lesion]) -> Image.Image:
-    """One slice in true proportions, with everything a reader needs to place it."""
-    geometry, turned = volume.geometry, hanging(volume.geometry)
-    grey = turned.turn(_windowed(volume.hu[z]))
+def draw_panel(volume: Volume, z: int, lesions: Sequence[Lesion], *, size_px: int = PANEL_PX) -> Image.Image:
+    """One slice in true proportions, with everything a reader needs to place it; `size_px` is its longer side."""
+    geometry, turned, box = volume.geometry, hanging(volume.geometry), head_box(volume)
+    grey = turned.turn(_windowed(volume.hu[z][box]))
     mm_down, mm_across = geometry.pixel_spacing_mm[::-1] if turned.transpose else geometry.pixel_spacing_mm
-    px_per_mm = PANEL_PX / max(grey.shape[0] * mm_down, grey.shape[1] * mm_across)
+    px_per_mm = size_px / max(grey.shape[0] * mm_down, grey.shape[1] * mm_across)
     size = (max(1, round(grey.shape[1] * mm_across * px_per_mm)), max(1, round(grey.shape[0] * mm_down * px_per_mm)))
     picture = Image.fromarray(np.ascontiguousarray(grey)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     numbered: list[tuple[int, npt.NDArray[np.bool_]]] = []
     for lesion in lesions:
-        if lesion.mask[z].any():
-            mask = Image.fromarray(np.ascontiguousarray(turned.turn(lesion.mask[z])).astype(np.uint8) * 255)
+        if lesion.mask[z][box].any():
+            mask = Image.fromarray(np.ascontiguousarray(turned.turn(lesion.mask[z][box])).astype(np.uint8) * 255)
             numbered.append((lesion.number, np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0))
     picture = _with_contours(picture, [mask for _, mask in numbered])
     return _labelled(picture, turned, px_per_mm, _caption(geometry, z), numbered)
+
+
+def head_box(volume: Volume) -> tuple[slice, slice]:
+    """(y, x) of the skull with some room around it, the same on every slice; all of the picture without a skull."""
+    bone = np.asarray((volume.hu > BONE_HU).any(axis=0))
+    if not bone.any():
+        return slice(None), slice(None)
+    edges = []
+    for lines, spacing_mm in zip((bone, bone.T), volume.geometry.pixel_spacing_mm, strict=True):
+        found, room = np.flatnonzero(lines.any(axis=1)), int(np.ceil(ROOM_MM / spacing_mm))
+        edges.append(slice(max(0, int(found[0]) - room), int(found[-1]) + 1 + room))
+    return edges[0], edges[1]
 
 
 def _windowed(hu_yx: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -170,11 +184,12 @@ def _labelled(
     numbered: Sequence[tuple[int, npt.NDArray[np.bool_]]],
 ) -> Image.Image:
     width, height = picture.size
-    panel = Image.new("RGB", (PANEL_PX + 8, PANEL_PX + _CAPTION_PX + 8), _GROUND)
+    size_px = max(width, height)
+    panel = Image.new("RGB", (size_px + 8, size_px + _CAPTION_PX + 8), _GROUND)
     left, top = (panel.width - width) // 2, 4
     panel.paste(picture, (left, top))
     draw = ImageDraw.Draw(panel)
-    middle_x, middle_y = panel.width // 2, PANEL_PX // 2
+    middle_x, middle_y = panel.width // 2, size_px // 2
     edges = (
         (8, middle_y, _OPPOSITE[turned.right], "lm"),
         (panel.width - 8, middle_y, turned.right, "rm"),
@@ -182,15 +197,15 @@ def _labelled(
         (middle_x, top + max(height, 60) - 4, turned.bottom, "mb"),
     )
     for x, y, letter, anchor in edges:
-        draw.text((x, y), letter, fill=_TEXT, font=_font(18), anchor=anchor, stroke_width=2, stroke_fill=_GROUND)
-    draw.text((middle_x, 4), RESEARCH_NOTICE, fill=_BANNER, font=_font(12), anchor="mt")
+        draw.text((x, y), letter, fill=_TEXT, font=font(18), anchor=anchor, stroke_width=2, stroke_fill=_GROUND)
+    draw.text((middle_x, 4), RESEARCH_NOTICE, fill=_BANNER, font=font(12), anchor="mt")
     for number, mask in numbered:
         y, x = (int(edge) for edge in (np.flatnonzero(mask.any(axis=1))[0], np.flatnonzero(mask.any(axis=0))[-1]))
-        draw.text((left + x + 6, top + y), str(number), _CONTOUR, _font(16), stroke_width=2, stroke_fill=_GROUND)
+        draw.text((left + x + 6, top + y), str(number), _CONTOUR, font(16), stroke_width=2, stroke_fill=_GROUND)
     bar = round(SCALE_MM * px_per_mm)
     y = panel.height - _CAPTION_PX // 2
-    draw.text((8, y), caption, fill=_TEXT, font=_font(13), anchor="lm")
-    draw.text((panel.width - 14 - bar, y), "5 cm", fill=_TEXT, font=_font(13), anchor="rm")
+    draw.text((8, y), caption, fill=_TEXT, font=font(13), anchor="lm")
+    draw.text((panel.width - 14 - bar, y), "5 cm", fill=_TEXT, font=font(13), anchor="rm")
     draw.line((panel.width - 8 - bar, y, panel.width - 8, y), fill=_TEXT, width=3)
     return panel
 
@@ -200,6 +215,6 @@ def _letter(direction_lps: FloatArray) -> str:
     return ("LPH" if direction_lps[axis] > 0 else "RAF")[axis]
 
 
-def _font(size: int) -> Font:
+def font(size: int) -> Font:
     """The font that Pillow carries: the same picture on every machine."""
     return ImageFont.load_default(size)

@@ -29,7 +29,6 @@ from ml.prediction import Side
 from worker.results.attributes import blank_header, finish
 from worker.results.codes import coded
 from worker.results.context import RESEARCH_NOTICE
-from worker.results.errors import ResultInvalid
 from worker.results.outlines import largest_piece, outline
 from worker.results.seg import tracking_id
 from worker.results.summary import answer, rejection_sentence, summary_sentence
@@ -80,8 +79,6 @@ def write_rejection_sr(context: ResultContext, header: Dataset, *, form: Form, c
 
     `header` is any instance of the study, of any modality, and may lack all but the Study Instance UID.
     """
-    if not header.get("StudyInstanceUID"):
-        raise ResultInvalid("SOURCE_WITHOUT_STUDY", "the header names no study, so no report can belong to it")
     root = _root(context, ContentSequence(), rejection_sentence(code, sentence))
     # Other UIDs than the SR that the study gets when it is analysed after all: a PACS keeps the first of equal ones.
     document = _document(context, root, [_stand_in(header)], form=form, refers_to=f"rejected {code}")
@@ -132,7 +129,7 @@ def _root(context: ResultContext, groups: ContentSequence, summary: str) -> hd.C
     root.ContentSequence = ContentSequence()
     language = CodedConcept(value="en", scheme_designator="RFC5646", meaning="English")
     root.ContentSequence.extend(hd.LanguageOfContentItemAndDescendants(language))
-    root.ContentSequence.extend(hd.ObservationContext(observer_device_context=_observer(context)))
+    root.ContentSequence.extend(hd.ObservationContext(observer_device_context=observer(context)))
     root.ContentSequence.append(
         hd.CodeContentItem(coded("procedure_reported"), coded("procedure"), RelationshipTypeValues.HAS_CONCEPT_MOD)
     )
@@ -154,7 +151,8 @@ def _container(name: str, content: ContentSequence) -> hd.ContainerContentItem:
     return item
 
 
-def _observer(context: ResultContext) -> hd.ObserverContext:
+def observer(context: ResultContext) -> hd.ObserverContext:
+    """The bundle as the device that observed (TID 1004)."""
     return hd.ObserverContext(
         observer_type=coded("device"),
         observer_identifying_attributes=hd.DeviceObserverIdentifyingAttributes(

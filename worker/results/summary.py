@@ -49,6 +49,31 @@ def rejection_sentence(code: str, sentence: str) -> str:
     return f"Not analysed: {code}: {reason}. No statement about hemorrhage is made. {RESEARCH_NOTICE}."
 
 
+def regions_text(lesions: Sequence[Lesion]) -> str:
+    """How many and how much, in a few words."""
+    if not lesions:
+        return "no region outlined"
+    return f"{len(lesions)} region{'' if len(lesions) == 1 else 's'}, {sum(one.volume_ml for one in lesions):.1f} mL"
+
+
+def lesion_cells(lesions: Sequence[Lesion]) -> list[tuple[str, ...]]:
+    """The table of lesions as texts, the heads of its seven columns first: the same on every page that shows it."""
+    heads = ("", "side", "volume mL", "ABC/2 mL", "longest mm", "mean HU", "key slices")
+    rows = [
+        (
+            str(one.number),
+            f"{one.side} {one.subtype.name}" if one.subtype else str(one.side),
+            f"{one.volume_ml:.1f}",
+            f"{one.abc2_ml:.1f}",
+            f"{one.longest_axial_diameter_mm:.1f}",
+            f"{one.mean_hu:.0f}",
+            ", ".join(str(z + 1) for z in one.key_slices),
+        )
+        for one in lesions
+    ]
+    return [heads, *rows]
+
+
 def _volumes(lesions: Sequence[Lesion], prediction: Prediction) -> str:
     if not lesions:
         return "No region could be outlined." if prediction.exam_positive else "No region outlined."

@@ -1,0 +1,161 @@
+"""What people look at: the pages of the Secondary Capture, the PDF, and the key images."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from dicom_node.result_forms import Form, FormName
+from ml.prediction import Lesion
+from tests.worker.conftest import CONTEXT, Exam
+from worker.results.checks import check_form
+from worker.results.context import RESEARCH_NOTICE
+from worker.results.errors import ResultInvalid
+from worker.results.forms import write_form
+from worker.results.kos import key_slices
+from worker.results.pages import MOST_KEY_PAGES
+from worker.results.pdf import MOST_ROWS, page_texts
+from worker.results.report_tree import concept, referenced_instances, walk
+
+MakeExam = Callable[..., Exam]
+CAPTURE, PDF, KEY_IMAGES = Form(FormName.SC), Form(FormName.PDF), Form(FormName.KOS)
+
+
+def spotted(exam: Exam, count: int) -> Exam:
+    """The exam with so many lesions of one pixel each, two apart."""
+    places = [(z, y, x) for z in range(1, 8) for y in range(10, 38, 4) for x in range(8, 32, 4)][:count]
+    mask = np.zeros_like(exam.prediction.mask)
+    lesions: list[Lesion] = []
+    for number, place in enumerate(places, start=1):
+        mask[place] = True
+        own = np.zeros_like(mask)
+        own[place] = True
+        lesions.append(replace(exam.lesions[0], number=number, mask=own, key_slices=(place[0],)))
+    return replace(exam, lesions=tuple(lesions), prediction=replace(exam.prediction, mask=mask))
+
+
+def judge(form: Form, datasets: tuple[Dataset, ...], exam: Exam) -> str:
+    """The code of the first failed check, or "ok"."""
+    try:
+        check_form(form, datasets, exam)
+    except ResultInvalid as error:
+        return error.code
+    return "ok"
+
+
+def test_key_images_are_the_largest_areas_of_each_lesion_first(make_exam: MakeExam) -> None:
+    """What a reader should open first comes first; each image once, by its own instance."""
+    exam = make_exam()
+    one, other = exam.lesions
+    assert key_slices(exam)[:2] == [one.key_slice, other.key_slice]
+    assert set(key_slices(exam)) == {*one.key_slices, *other.key_slices}
+    kos = exam.write(KEY_IMAGES)
+    uids = exam.source.geometry.sop_instance_uids
+    assert list(referenced_instances(kos)) == [uids[z] for z in key_slices(exam)]
+    assert (kos.Modality, concept(kos)) == ("KO", "113000")
+    assert any(RESEARCH_NOTICE in str(item.get("TextValue", "")) for item in walk(kos))
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_however_many_lesions_there_are_the_pages_stay_few(make_exam: MakeExam, count: int) -> None:
+    """A summary, at most six key slices, and a PDF that says how many smaller ones it leaves out."""
+    exam = spotted(make_exam(), count)
+    pages = write_form(CAPTURE, CONTEXT, exam)
+    assert len(pages) == 1 + min(len(key_slices(exam)), MOST_KEY_PAGES)
+    (pdf,) = write_form(PDF, CONTEXT, exam)
+    texts = page_texts(pdf.EncapsulatedDocument)
+    assert len(texts) <= 2
+    assert (b"smaller ones" in b"".join(texts)) is (count > MOST_ROWS)
+    assert judge(CAPTURE, pages, exam) == judge(PDF, (pdf,), exam) == "ok"
+
+
+def test_the_report_on_paper_says_what_the_structured_one_says(make_exam: MakeExam) -> None:
+    """Answer, probability, each lesion with its side and volume, thresholds, bundle; as text."""
+    exam = make_exam()
+    text = b"".join(page_texts(exam.write(PDF).EncapsulatedDocument)).decode("latin-1")
+    for part in (
+        "PRESENT",
+        "0.93",
+        "right",
+        "left",
+        "ABC/2",
+        "Thresholds: exam",
+        "compact 1.2.0",
+        "Sides are the patient",
+    ):
+        assert part in text
+    for lesion in exam.lesions:
+        assert f"({lesion.volume_ml:.1f})" in text
+
+
+@pytest.mark.parametrize("form", [CAPTURE, PDF], ids=lambda form: form.name)
+def test_no_page_names_the_patient(make_exam: MakeExam, form: Form) -> None:
+    """Two patients, one picture: Burned In Annotation NO is the truth."""
+    shown = []
+    for name in ("One^Patient", "Other^Patient"):
+        datasets = write_form(form, CONTEXT, make_exam(patient_name=name, patient_id=name, seed=1))
+        assert {ds.BurnedInAnnotation for ds in datasets} == {"NO"}
+        shown.append([ds.PixelData if form is CAPTURE else ds.EncapsulatedDocument for ds in datasets])
+    assert shown[0] == shown[1]
+
+
+def test_the_contour_of_a_page_lies_on_its_side(make_exam: MakeExam) -> None:
+    """The lesion in the patient's right is on the left of its key page."""
+    exam = make_exam(rows=48, columns=48)
+    lesion = exam.lesions[0]
+    exam = replace(exam, lesions=(lesion,), prediction=replace(exam.prediction, mask=lesion.mask))
+    page = write_form(CAPTURE, CONTEXT, exam)[1].pixel_array.astype(int)
+    _, x = np.nonzero(np.abs(page - [255, 64, 32]).sum(axis=2) == 0)
+    assert 0.1 < x.mean() / page.shape[1] < 0.45
+
+
+def without_banner(ds: Dataset) -> None:
+    """The bar at the top, gone."""
+    ds.PixelData = bytes(60 * 1024 * 3) + ds.PixelData[60 * 1024 * 3 :]
+
+
+def one_page_short(ds: Dataset) -> None:
+    """Cut off in the middle."""
+    ds.EncapsulatedDocument = ds.EncapsulatedDocument[: len(ds.EncapsulatedDocument) // 2 * 2 - 1000]
+
+
+def another_text(ds: Dataset) -> None:
+    """A PDF that is whole and of no use."""
+    ds.EncapsulatedDocument = b"%PDF-1.4\n1 0 obj << >> endobj\n%%EOF"
+    ds.EncapsulatedDocumentLength = len(ds.EncapsulatedDocument)
+
+
+SPOILED: dict[str, tuple[Form, Callable[[Dataset], object], str]] = {
+    "no banner": (CAPTURE, without_banner, "SC_BANNER"),
+    "half a page": (CAPTURE, lambda ds: setattr(ds, "PixelData", ds.PixelData[:3000]), "SC_PAGE"),
+    "another colour space": (CAPTURE, lambda ds: setattr(ds, "PhotometricInterpretation", "YBR_FULL"), "SC_PAGE"),
+    "burned in, it says": (CAPTURE, lambda ds: setattr(ds, "BurnedInAnnotation", "YES"), "RESULT_ATTRIBUTES"),
+    "another patient": (CAPTURE, lambda ds: setattr(ds, "PatientID", "X"), "RESULT_IDENTITY"),
+    "half a document": (PDF, one_page_short, "PDF_DOCUMENT"),
+    "not a PDF": (PDF, lambda ds: setattr(ds, "MIMETypeOfEncapsulatedDocument", "text/plain"), "PDF_DOCUMENT"),
+    "a PDF without banner": (PDF, another_text, "PDF_BANNER"),
+    "another title": (
+        KEY_IMAGES, lambda ds: setattr(ds.ConceptNameCodeSequence[0], "CodeValue", "113001"), "KOS_CONTENT"
+    ),
+    "one image less": (KEY_IMAGES, lambda ds: ds.ContentSequence.pop(), "KOS_REFERENCE"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "spoil", "code"), SPOILED.values(), ids=SPOILED)
+def test_what_is_spoiled_is_stopped(
+    make_exam: MakeExam, form: Form, spoil: Callable[[Dataset], object], code: str
+) -> None:
+    """Each fault has its code; the rest of the objects is as written."""
+    exam = make_exam()
+    datasets = write_form(form, CONTEXT, exam)
+    spoil(datasets[0])
+    assert judge(form, datasets, exam) == code
+
+
+def test_a_page_that_is_left_out_is_missed(make_exam: MakeExam) -> None:
+    """Also a selection of key images of an exam that has some."""
+    exam = make_exam()
+    assert judge(CAPTURE, write_form(CAPTURE, CONTEXT, exam)[:-1], exam) == "RESULT_COUNT"
+    assert judge(KEY_IMAGES, (), exam) == "RESULT_COUNT"
