@@ -248,6 +248,9 @@ class ResultsConfig(Section):
     first_series_number: int = Field(default=9001, ge=1, le=2_147_483_000)
     seg_series_description: str = Field(default="AI ICH SEG - RESEARCH, not for diagnosis", max_length=64)
     sr_series_description: str = Field(default="AI ICH report - RESEARCH, not for diagnosis", max_length=64)
+    kos_series_description: str = Field(default="AI ICH key images - RESEARCH, not for diagnosis", max_length=64)
+    sc_series_description: str = Field(default="AI ICH summary - RESEARCH, not for diagnosis", max_length=64)
+    pdf_series_description: str = Field(default="AI ICH document - RESEARCH, not for diagnosis", max_length=64)
     send_sr_when_rejected: bool = True
     send_seg_when_negative: bool = True
     profile: tuple[ProfileConfig, ...] = ()

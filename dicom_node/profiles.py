@@ -31,13 +31,16 @@ class ProfileConfig(Section):
     name: str = Field(min_length=1, max_length=64)
     seg: tuple[FormName, ...] = (FormName.SEG_BINARY,)
     sr: tuple[FormName, ...] = (FormName.SR_3D,)
+    kos: tuple[FormName, ...] = ()
+    sc: tuple[FormName, ...] = ()
+    pdf: tuple[FormName, ...] = ()
     planar_regions: bool = False
     empty_frames: bool = False
     character_set: Literal["keep", "utf-8"] = "keep"
     transfer_syntax: str = ExplicitVRLittleEndian
     first_series_number: int = Field(default=0, ge=0, le=2_147_483_000)
 
-    @field_validator("seg", "sr", mode="before")
+    @field_validator("seg", "sr", "kos", "sc", "pdf", mode="before")
     @classmethod
     def _known_forms(cls, value: object, info: ValidationInfo) -> object:
         """Of this kind, and each once."""
@@ -53,7 +56,7 @@ class ProfileConfig(Section):
 
     @model_validator(mode="after")
     def _some_form_has_the_transfer_syntax(self) -> Self:
-        names = [*self.seg, *self.sr]
+        names = [*self.seg, *self.sr, *self.kos, *self.sc, *self.pdf]
         possible = {str(syntax) for name in names for syntax in transfer_syntaxes(name)}
         if names and self.transfer_syntax not in possible:
             raise ValueError(f"transfer_syntax: none of its forms can be written in {self.transfer_syntax!r}")
@@ -61,7 +64,7 @@ class ProfileConfig(Section):
 
     def forms(self, kind: ResultKind) -> tuple[Form, ...]:
         """The forms of a kind with their options, the preferred one first."""
-        names: tuple[FormName, ...] = getattr(self, kind.value.lower(), ())
+        names: tuple[FormName, ...] = getattr(self, kind.value.lower())
         return tuple(self._form(name) for name in names)
 
     def _form(self, name: FormName) -> Form:
@@ -78,7 +81,15 @@ class ProfileConfig(Section):
 
 BUILT_IN = (
     ProfileConfig(name=STANDARD),
-    ProfileConfig(name="viewer", planar_regions=True),
+    ProfileConfig(name="viewer", planar_regions=True, kos=(FormName.KOS,), sc=(FormName.SC,)),
+    ProfileConfig(
+        name="everything",
+        sr=(FormName.SR_3D, FormName.SR),
+        planar_regions=True,
+        kos=(FormName.KOS,),
+        sc=(FormName.SC,),
+        pdf=(FormName.PDF,),
+    ),
     ProfileConfig(name="archive", seg=(FormName.SEG_LABELMAP, FormName.SEG_BINARY), sr=(FormName.SR_3D, FormName.SR)),
 )
 """Profiles that need no configuration; one of the same name in config.toml replaces them."""

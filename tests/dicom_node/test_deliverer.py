@@ -156,6 +156,7 @@ def test_a_pacs_that_refuses_a_class_gets_the_next_form_of_the_profile(make_hous
     (event,) = (event for event in told["history"] if event["event"] == "form refused, another goes instead")
     assert (event["form"], event["instead"], event["destination"]) == ("seg-labelmap", "seg-fractional", "pacs")
     assert listed[0]["form"] == "sr"
+    assert told["jobs"][0]["arrived"] == "sent", "forms that did not go are not missed"
     assert balance["balances"]
     assert balance["deliveries"] | {"sent": 2, "refused": 3, "cancelled": 4, "spare": 0} == balance["deliveries"]
 

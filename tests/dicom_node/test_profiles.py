@@ -73,10 +73,16 @@ def test_options_hold_for_the_forms_that_can_have_them() -> None:
 
 def test_the_built_in_profiles_differ_in_what_they_say() -> None:
     """Each can be named without being written down."""
-    wanted = {name: keys(config("", a=name)) for name in ("standard", "viewer", "archive")}
-    assert wanted["viewer"] == ["seg-binary, series 9001", "sr-3d planar_regions of seg-binary, series 9001"]
+    wanted = {name: keys(config("", a=name)) for name in ("standard", "viewer", "everything", "archive")}
+    assert wanted["viewer"] == [
+        "seg-binary, series 9001",
+        "sr-3d planar_regions of seg-binary, series 9001",
+        "kos, series 9001",
+        "sc, series 9001",
+    ]
+    assert wanted["everything"][-1] == "pdf, series 9001"
     assert wanted["archive"][0] == "seg-labelmap, series 9001"
-    assert len({tuple(found) for found in wanted.values()}) == 3
+    assert len({tuple(found) for found in wanted.values()}) == 4
 
 
 def test_names_of_profiles_differ() -> None:

@@ -11,8 +11,8 @@ import torch
 from pydicom.dataset import Dataset
 from sqlalchemy import select, update
 
-from dicom_node import jobs
-from dicom_node.states import JobState
+from dicom_node import deliverer, jobs
+from dicom_node.states import DeliveryState, JobState, ResultKind
 from dicom_node.tables import Delivery, Job, Result
 from ml.bundle import BundleConfig, write_bundle
 from ml.config import Calibration, Logistic, OperatingPoint, Preprocessing, Provenance, Window
@@ -20,6 +20,7 @@ from ml.networks.drn import DrnConfig, Level
 from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
 from tests.dicom_factory import ct_series
 from tests.dicom_node.house import House
+from tests.peers import Orthanc
 from worker import pipeline
 from worker.results.report_tree import referenced_instances, summary_text
 from worker.runtime import Runtime
@@ -139,6 +140,54 @@ def test_every_form_that_some_profile_asks_for_is_written_once(
         ("archive", rows["sr-3d of seg-labelmap"].id): ("PENDING", 0),
         ("archive", rows["sr-3d of seg-binary"].id): ("SPARE", 1),
     }
+
+
+EVERYTHING = """
+[[delivery.destination]]
+name = "{0}"
+{1}
+profile = "everything"
+"""
+
+
+@pytest.mark.peer("orthanc")
+def test_all_that_a_profile_asks_for_reaches_a_real_pacs_both_ways(
+    orthanc: Orthanc, make_house: Callable[..., tuple[House, Runtime]]
+) -> None:
+    """By C-STORE and by STOW-RS: every kind, each object written once; what comes twice is kept once."""
+    dimse = f'ae_title = "ORTHANC"\nhost = "127.0.0.1"\nport = {orthanc.dicom_port}'
+    more = EVERYTHING.format("dimse", dimse) + EVERYTHING.format("web", f'url = "{orthanc.dicomweb_url}"')
+    house, runtime = make_house(more=more)
+    run(house, runtime, ct_series(slices=24))
+    for destination in ("dimse", "web"):
+        deliverer.deliver_to(destination, house.database, house.config, house.config.archive_dir)
+    arrived = {row.destination: row.state for row in house.all(Delivery) if row.state is not DeliveryState.SPARE}
+    assert arrived == {"pacs": DeliveryState.PENDING, "dimse": DeliveryState.SENT, "web": DeliveryState.SENT}
+    made = house.all(Result)
+    assert {row.kind for row in made} == set(ResultKind)
+    variants = [row.variant for row in made if row.kind is not ResultKind.SC]
+    assert len(set(variants)) == len(variants)
+    assert {one.modality: len(one.sop_instance_uids) > 0 for one in orthanc.series()} == dict.fromkeys(
+        ("SEG", "SR", "KO", "OT", "DOC"), True
+    )
+    sent = {row.result_id for row in house.all(Delivery) if row.state is DeliveryState.SENT}
+    assert sorted(orthanc.instances()) == sorted(row.sop_instance_uid for row in made if row.id in sent)
+
+
+def test_a_rejected_study_is_answered_in_every_form_that_can_say_why(
+    make_house: Callable[..., tuple[House, Runtime]],
+) -> None:
+    """No segmentation and no key image: there is none."""
+    address = 'ae_title = "VIEWER"\nhost = "127.0.0.1"\nport = 4244'
+    house, runtime = make_house(more=EVERYTHING.format("viewer", address))
+    house.receive(_without(11))
+    house.age(s=3600)
+    house.sweep()
+    assert run(house, runtime, []).state is JobState.REJECTED
+    sent = [row for row in house.all(Delivery) if row.destination == "viewer"]
+    with house.database.reading() as session:
+        forms = [(session.get_one(Result, row.result_id).form, row.state.value) for row in sent]
+    assert forms == [("sr-3d", "PENDING"), ("sr", "SPARE"), ("sc", "PENDING"), ("pdf", "PENDING")]
 
 
 @pytest.mark.parametrize(("setting", "kinds"), [("", {"SEG", "SR"}), ("send_seg_when_negative = false", {"SR"})])
