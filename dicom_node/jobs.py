@@ -158,7 +158,7 @@ def finish(database: Database, job: ClaimedJob, outcome: Outcome, config: Config
         row.finished_at = now()
         row.lease_until = None
         row.bundle = outcome.bundle
-        row.summary = outcome.summary
+        row.summary = {**outcome.summary, "results": len(outcome.results)}
         if outcome.rejection:
             row.rejection_code, row.rejection_text = outcome.rejection[0], outcome.rejection[1][:512]
         results = [_keep_result(session, row, result) for result in outcome.results]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node import owed_reports
 from dicom_node.db import now
@@ -69,8 +69,10 @@ def ledger(session: Session) -> Row:
         "open_associations": _count(session, Association, Association.closed_at.is_(None)),
         "oldest_waiting_s": _oldest_waiting_s(session),
         "unfinished_results": _unfinished(session),
+        "forgotten_forms": _forgotten(session),
         "balances": received == sum(count for name, count in studies.items() if name != "received")
-        and _unfinished(session) == 0,
+        and _unfinished(session) == 0
+        and _forgotten(session) == 0,
     }
 
 
@@ -80,15 +82,43 @@ def _newest_jobs() -> sa.Subquery:
 
 
 def _unfinished(session: Session) -> int:
-    """Newest jobs that ended with a finding but have no result row."""
+    """Newest jobs that ended with a finding and results, but have no result row."""
     newest = _newest_jobs()
     ended = (
         sa.select(sa.func.count())
         .select_from(Job)
         .join(newest, sa.and_(Job.study_id == newest.c.study_id, Job.generation == newest.c.generation))
-        .where(Job.state == JobState.SUCCEEDED, Job.id.not_in(sa.select(Result.job_id)))
+        .where(
+            Job.state == JobState.SUCCEEDED,
+            Job.id.not_in(sa.select(Result.job_id)),
+            # A profile can ask for what a negative exam does not give; rows of older releases do not say how many.
+            sa.func.coalesce(Job.summary["results"].as_integer(), 1) > 0,
+        )
     )
     return int(session.scalar(ended) or 0)
+
+
+def _forgotten(session: Session) -> int:
+    """Spare forms that nothing will ever send: no delivery of their kind is on its way there, or given up."""
+    spare, other = aliased(Delivery), aliased(Delivery)
+    of_spare, of_other = aliased(Result), aliased(Result)
+    before_it = (
+        sa.select(other.id)
+        .join(of_other, other.result_id == of_other.id)
+        .where(
+            other.destination == spare.destination,
+            of_other.job_id == of_spare.job_id,
+            of_other.kind == of_spare.kind,
+            other.state.in_((DeliveryState.PENDING, DeliveryState.DEAD)),
+        )
+    )
+    forgotten = (
+        sa.select(sa.func.count())
+        .select_from(spare)
+        .join(of_spare, spare.result_id == of_spare.id)
+        .where(spare.state == DeliveryState.SPARE, ~before_it.exists())
+    )
+    return int(session.scalar(forgotten) or 0)
 
 
 def _oldest_waiting_s(session: Session) -> float | None:

@@ -268,6 +268,8 @@ def _collect(config: Config, shown: dict[str, Any], study: StudyToSend, out: Pat
     if job is None:
         return _rejected(out, study.study_instance_uid, "NO_IMAGES", "the study holds no image to analyse")
     for result in job["results"]:
+        if result["deliveries"] and all(one["state"] in reports.FORM_NOT_SENT for one in result["deliveries"]):
+            continue
         shutil.copyfile(config.archive_dir / result["path"], out / f"{result['kind'].lower()}.dcm")
     if picture := job["summary"].get("overlay"):
         shutil.copyfile(config.archive_dir / picture, out / "overlay.png")

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from dicom_node import jobs, reports
 from dicom_node.db import now
 from dicom_node.errors import NotFound
 from dicom_node.intake_rows import AssociationRecord
 from dicom_node.states import DeliveryState, JobState
-from dicom_node.tables import Job, Result
+from dicom_node.tables import Delivery, Job, Result
 from tests.dicom_node.house import SEG, STUDY, House, head_ct, other_object
 
 PACS = '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 9\n'
@@ -80,6 +81,26 @@ def test_a_finding_without_its_results_does_not_balance(house: House) -> None:
         session.query(Result).delete()
     whole = ledger(house)
     assert (whole["balances"], whole["unfinished_results"]) == (False, 1)
+
+
+def test_a_finding_of_which_nothing_was_asked_for_balances(house: House) -> None:
+    """A profile of key images alone, and an exam without a lesion."""
+    house.finish(house.claimed(), results=())
+    assert ledger(house)["balances"]
+
+
+def test_a_form_that_nothing_will_ever_send_does_not_balance(make_house: Callable[..., House]) -> None:
+    """Spare behind one that is on its way, or given up, is in order; alone it is forgotten."""
+    house = make_house(PACS + 'profile = "archive"\n')
+    house.finish(house.claimed())
+    assert (ledger(house)["balances"], ledger(house)["deliveries"]["spare"]) == (True, 4)
+    with house.database.session() as session:
+        session.execute(sa.update(Delivery).where(Delivery.rank == 0).values(state=DeliveryState.DEAD))
+    assert ledger(house)["balances"]
+    with house.database.session() as session:
+        session.execute(sa.update(Delivery).where(Delivery.rank == 0).values(state=DeliveryState.REFUSED))
+    whole = ledger(house)
+    assert (whole["balances"], whole["forgotten_forms"]) == (False, 4)
 
 
 def test_the_ledger_balances_while_studies_arrive(house: House) -> None:
