@@ -226,13 +226,16 @@ def record_published(source: ExamSource, out: Path) -> None:
 def write_tables(
     study: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with study.json and records.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the report; <study>/report.")] = None,
+    prepared: Annotated[Path | None, typer.Option(exists=True, help="Validation set, for figures 2 and 3.")] = None,
+    images: Annotated[Path | None, typer.Option(exists=True, help="That set as it was published.")] = None,
 ) -> None:
     """Every table and figure of the paper from a study's records, as Markdown, CSV and PNG."""
     from ml.evaluation.writing import FIGURES, TABLES, write_report  # noqa: PLC0415 (matplotlib loads for a second)
 
     with stages() as stage:
         tell = stage("tables", len(TABLES) + len(FIGURES))
-        page = write_report(study, out or study / "report", tell)
+        known = [PreparedSource(prepared, images)] if prepared and images else []
+        page = write_report(study, out or study / "report", tell, known=known)
     print(f"-> {page}")
 
 

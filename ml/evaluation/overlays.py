@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ml.errors import EvaluationError
 from ml.evaluation.records import ExamRecord, RecordSet
-from ml.evaluation.sources import source_named
+from ml.evaluation.sources import ExamSource, source_named
 from ml.volume import MaskArray
 
 Rgb = npt.NDArray[np.uint8]
@@ -86,15 +86,20 @@ def _choose(
     return [ChosenImage(exam, z, f"{why}: {-pixels} pixels") for pixels, exam, z in sorted(found)[:count]]
 
 
-def panels(chosen: Sequence[ChosenImage], sets: dict[str, RecordSet]) -> list[list[Panel]]:
+def panels(
+    chosen: Sequence[ChosenImage], sets: dict[str, RecordSet], *, known: Sequence[ExamSource] = ()
+) -> list[list[Panel]]:
     """A row for each chosen image: the image alone, then each set's answer on it.
 
-    Raises EvaluationError where the images cannot be read again.
+    Images are read again from the source that the records name: simulated ones are made anew, others must be `known`.
+    Raises EvaluationError where they cannot be.
     """
     origin = next(iter(sets.values())).origin
-    source = source_named(origin.data)
+    source = next((one for one in known if one.name == origin.data), None) or source_named(origin.data)
     if source is None:
-        raise EvaluationError(f"the images of {origin.data} are not kept in records and cannot be read again from here")
+        raise EvaluationError(
+            f"the images of {origin.data} are not kept in records; name it with --prepared and --images"
+        )
     rows = []
     for one, exam in zip(chosen, source.read([image.exam for image in chosen]), strict=True):
         gray = window(exam.volume.hu[one.z])

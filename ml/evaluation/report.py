@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ml.evaluation.answers import Answers, attempt
 from ml.evaluation.pixel_answers import Measure
 from ml.evaluation.records import Origin
+from ml.evaluation.sources import ExamSource
 from ml.evaluation.study import ModelRole, SetRole, Study, StudyModel, StudySet, read_study, record_folder
 from ml.evaluation.tables import NOT_RUN, Cell, figure, words
 
@@ -47,9 +48,10 @@ class Place:
 class Report:
     """A study's folder, read as far as tables ask for it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises EvaluationError where the folder is no study."""
+    def __init__(self, folder: Path, known: Sequence[ExamSource] = ()) -> None:
+        """Raises EvaluationError where the folder is no study. `known`: where images for figures may be read."""
         self.folder = folder
+        self.known = known
         self.study: Study = read_study(folder)
         self.traces: dict[str, Origin] = {}
         self._places: dict[tuple[str, str], Place] = {}

@@ -9,7 +9,7 @@ What could not be computed or drawn is on the page with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ml.evaluation.answers import Answers
 from ml.evaluation.overlays import ChosenImage, false_alarms, panels, rescued
 from ml.evaluation.records import RecordSet
 from ml.evaluation.report import MAIN, TITLES, Place, Report, paired
+from ml.evaluation.sources import ExamSource
 from ml.evaluation.study import ModelRole, SetRole
 from ml.evaluation.tables import NOT_RUN, Table, to_csv, to_markdown
 from ml.files import write_atomically
@@ -59,12 +60,13 @@ class Drawn:
 Draw = Callable[[Report, Path], Drawn]
 
 
-def write_report(study_folder: Path, out: Path, progress: Progress) -> Path:
+def write_report(study_folder: Path, out: Path, progress: Progress, *, known: Sequence[ExamSource] = ()) -> Path:
     """Everything; returns report.md. `progress` is told the name of each table and figure when it is written.
 
+    `known` are sources whose images figures 2 and 3 may show; simulated ones need not be named.
     Raises EvaluationError where the folder is no study or a record is damaged.
     """
-    report = Report(study_folder)
+    report = Report(study_folder, known)
     out.mkdir(parents=True, exist_ok=True)
     study = report.study
     page = [f"# {study.title}", "", study.data, ""]
@@ -121,6 +123,7 @@ def _figure_2(report: Report, out: Path) -> Drawn:
         (worse, better),
         (TITLES[ModelRole.NO_RANKER], TITLES[ModelRole.RANKED_ONCE]),
         lambda one, other: false_alarms(one, other, 2 * IMAGES),
+        report,
         out,
     )
 
@@ -135,6 +138,7 @@ def _figure_3(report: Report, out: Path) -> Drawn:
         (worse, better),
         (TITLES[ModelRole.BASELINE], TITLES[ModelRole.STUDENT]),
         lambda one, other: [*false_alarms(one, other, IMAGES), *rescued(one, other, IMAGES)],
+        report,
         out,
     )
 
@@ -145,6 +149,7 @@ def _images(
     places: tuple[Place, Place],
     titles: tuple[str, str],
     choose: Callable[[RecordSet, RecordSet], list[ChosenImage]],
+    report: Report,
     out: Path,
 ) -> Drawn:
     worse, better = places
@@ -156,7 +161,7 @@ def _images(
         chosen = choose(*records.values())
         if not chosen:
             return Drawn(name, "", "the two models differ on no image")
-        plots.draw_panels(panels(chosen, records), out / f"{name}.png", title=caption)
+        plots.draw_panels(panels(chosen, records, known=report.known), out / f"{name}.png", title=caption)
     except EvaluationError as error:
         return Drawn(name, "", str(error))
     reasons = "; ".join(f"exam {one.exam}, image {one.z + 1}, {one.why}" for one in chosen)

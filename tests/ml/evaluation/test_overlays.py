@@ -84,7 +84,7 @@ def test_images_are_chosen_for_what_changed(tmp_path: Path) -> None:
         assert counts is not None
         assert counts.truth[one.z] > 0
     assert false_alarms(worse, worse, 3) == []
-    with pytest.raises(EvaluationError, match="cannot be read again"):
+    with pytest.raises(EvaluationError, match="not kept in records"):
         panels(alarms, {"worse": worse})
 
 

@@ -217,8 +217,15 @@ def test_the_report_is_written_with_a_trace_for_each_number(study_folder: Path, 
         assert (tmp_path / "report" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert f"{figure}.png" in page
     assert "Not drawn: the images of validation are not kept in records" in page
-    again = write_report(study_folder, tmp_path / "again", told.append)
-    assert again.read_text() == page
+
+
+def test_images_of_a_known_set_are_shown(study_folder: Path, tmp_path: Path) -> None:
+    """Whoever has the data set at hand names it."""
+    page = write_report(study_folder, tmp_path, lambda _: None, known=[Squares("validation", 12)]).read_text()
+    for figure in ("figure-2", "figure-3"):
+        assert (tmp_path / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"![{figure}]" in page
+    assert "Chosen for what differs most" in page
 
 
 def test_a_study_without_records_gives_a_report_without_numbers(tmp_path: Path, study_folder: Path) -> None:
