@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -114,12 +115,13 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
 
 
 @app.command()
-def prepare(
+def prepare(  # noqa: PLR0917 (Typer: an option is a parameter)
     kind: Annotated[str, typer.Argument(help=f"What the folder holds: {', '.join(READERS)}.")],
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The data set as it was published.")],
     out: Annotated[Path, typer.Option(help="Folder for the prepared exams; one for each data set.")],
     boxes: Annotated[Path | None, typer.Option(exists=True, help="BHX: the folder with its three tables.")] = None,
     network: Annotated[str, typer.Option(help=f"Whose images: {', '.join(PREPROCESSINGS)}.")] = "compact",
+    brain: Annotated[bool, typer.Option(help="Remove scalp, skull and face.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0 for this one.")] = os.cpu_count() or 1,
     rescan: Annotated[bool, typer.Option(help="Look through the folder anew, not only for what is missing.")] = False,
 ) -> None:
@@ -127,7 +129,8 @@ def prepare(
     if kind not in READERS or network not in PREPROCESSINGS:
         wanted = READERS if kind not in READERS else PREPROCESSINGS
         raise typer.BadParameter(f"one of {', '.join(wanted)} is expected")
-    preparation = Preparation(kind, folder, out, PREPROCESSINGS[network], workers=workers, boxes=boxes, rescan=rescan)
+    preprocessing = replace(PREPROCESSINGS[network], brain_only=brain)
+    preparation = Preparation(kind, folder, out, preprocessing, workers=workers, boxes=boxes, rescan=rescan)
     with stages() as stage:
         outcome = prepare_exams(preparation, stage)
     print(f"{outcome.written} exams prepared, {outcome.kept} were there -> {out}; what was not taken: {out / LEFT_OUT}")

@@ -26,6 +26,9 @@ class Preprocessing:
     neighbour_mm: float
     """The neighbour channels are the slices nearest to this distance below and above."""
 
+    brain_only: bool = False
+    """Everything outside the skull's inside becomes air (`ml.inference.brain`), as in the paper's Atlantis exams."""
+
     @property
     def channels(self) -> int:
         """Three slices in every window."""

@@ -50,11 +50,12 @@ class Grid:
     size: int
     slab_mm: float
     neighbour_mm: float
+    brain_only: bool = False
 
     @classmethod
     def of(cls, config: Preprocessing) -> Grid:
         """The grid that `config` asks for."""
-        return cls(config.pixel_mm, config.size, config.slab_mm, config.neighbour_mm)
+        return cls(config.pixel_mm, config.size, config.slab_mm, config.neighbour_mm, config.brain_only)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml.config import Preprocessing
+from ml.inference.brain import extract_brain
 from ml.volume import Geometry, HuArray, Volume
 
 AIR_HU = -1000.0
@@ -114,7 +115,7 @@ class Prepared:
 
 
 def prepare(volume: Volume, config: Preprocessing) -> Prepared:
-    """Orient, find the head, resample in-plane with anti-aliasing, average thin slices to slabs."""
+    """Orient, find the head, keep the brain alone if asked to, resample with anti-aliasing, average thin slices."""
     orientation = Orientation.of(volume.geometry)
     hu = orientation.apply(volume.hu)
     spacing_y, spacing_x = volume.geometry.pixel_spacing_mm
@@ -126,6 +127,8 @@ def prepare(volume: Volume, config: Preprocessing) -> Prepared:
     centre_y, centre_x = head_centre(hu)
     rows = resampling(hu.shape[1], spacing_y, centre_y, config)
     columns = resampling(hu.shape[2], spacing_x, centre_x, config)
+    if config.brain_only:
+        hu = np.where(extract_brain(hu, (spacing_y, spacing_x)), hu, np.float32(AIR_HU))
     small = np.stack([rows @ (one - AIR_HU) @ columns.T + AIR_HU for one in hu])
     sampling = sample(offsets, config)
     return Prepared(
