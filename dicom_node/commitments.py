@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, auto
 
 import sqlalchemy as sa
@@ -78,14 +78,15 @@ _CONSEQUENCES = {
 
 
 def claim_due(database: Database, destination: str, *, lease_s: float, limit: int = 256) -> list[Unconfirmed]:
-    """Lease the sent deliveries of a destination whose confirmation has its next step now."""
+    """Lease the sent deliveries of a destination whose confirmation has its next step now, or in a moment."""
+    soon = now() + timedelta(seconds=deliveries.TOGETHER_S)
     with database.session() as session:
         rows = session.execute(
             sa.select(Delivery, Result, Study.study_instance_uid)
             .join(Result, Delivery.result_id == Result.id)
             .join(Job, Result.job_id == Job.id)
             .join(Study, Job.study_id == Study.id)
-            .where(Delivery.destination == destination, *_due())
+            .where(Delivery.destination == destination, *_due(soon))
             .order_by(Delivery.id)
             .limit(limit)
             .with_for_update(skip_locked=True, of=Delivery)
@@ -108,13 +109,13 @@ def claim_due(database: Database, destination: str, *, lease_s: float, limit: in
 
 def any_due(session: Session) -> set[str]:
     """The destinations of which something is to be made sure now."""
-    return set(session.scalars(sa.select(Delivery.destination).where(*_due()).distinct()))
+    return set(session.scalars(sa.select(Delivery.destination).where(*_due(now())).distinct()))
 
 
-def _due() -> tuple[sa.ColumnElement[bool], ...]:
+def _due(by: datetime) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         Delivery.state == DeliveryState.SENT,
-        Delivery.confirm_at <= now(),
+        Delivery.confirm_at <= by,
         sa.or_(Delivery.lease_until.is_(None), Delivery.lease_until < now()),
     )
 
@@ -141,24 +142,24 @@ def begin(
 def not_asked(
     database: Database, transaction_uid: str, items: Sequence[Unconfirmed], *, error: str, config: Config
 ) -> None:
-    """The request did not get through: ask again later. Should a report come all the same, it counts."""
+    """The request did not get through: ask again later, for `delivery.give_up_after_s` since the result was sent.
+
+    Should a report come all the same, it counts.
+    """
     with database.session() as session:
         commitment = session.scalar(sa.select(Commitment).where(Commitment.transaction_uid == transaction_uid))
         if commitment is not None:
             commitment.last_error = error[:512]
         for delivery in _waiting(session, items):
             delivery.commitment_id = None
-            _step_later(delivery, error=error, config=config)
+            _postpone(session, delivery, error=error, config=config)
 
 
 def postpone(database: Database, items: Sequence[Unconfirmed], *, error: str, config: Config) -> None:
     """Nothing could be found out now: look again later, for `delivery.give_up_after_s` since it was sent."""
     with database.session() as session:
         for delivery in _waiting(session, items):
-            if (now() - (delivery.sent_at or now())).total_seconds() > config.delivery.give_up_after_s:
-                _give_up(session, delivery, error)
-            else:
-                _step_later(delivery, error=error, config=config)
+            _postpone(session, delivery, error=error, config=config)
 
 
 def read_back(database: Database, items: Sequence[Unconfirmed], found: set[str], *, config: Config) -> tuple[int, int]:
@@ -170,10 +171,9 @@ def read_back(database: Database, items: Sequence[Unconfirmed], found: set[str],
         waiting = _waiting(session, items)
         for delivery in waiting:
             error = "not found at the destination (C-FIND)"
-            since_sent_s = (now() - (delivery.sent_at or now())).total_seconds()
             if delivery.result.sop_instance_uid in found:
                 _confirm(session, delivery, by=BY_READ_BACK)
-            elif since_sent_s < config.confirmation.report_timeout_s:
+            elif _since_sent_s(delivery) < config.confirmation.report_timeout_s:
                 _step_later(delivery, error=error, config=config)
             else:
                 _send_again(session, delivery, error=error, config=config)
@@ -303,6 +303,17 @@ def _next_round(session: Session, delivery: Delivery, *, error: str, config: Con
     delivery.commitment_id = None
     _step_later(delivery, error=error, config=config)
     return True
+
+
+def _postpone(session: Session, delivery: Delivery, *, error: str, config: Config) -> None:
+    if _since_sent_s(delivery) > config.delivery.give_up_after_s:
+        _give_up(session, delivery, error)
+    else:
+        _step_later(delivery, error=error, config=config)
+
+
+def _since_sent_s(delivery: Delivery) -> float:
+    return (now() - (delivery.sent_at or now())).total_seconds()
 
 
 def _step_later(delivery: Delivery, *, error: str, config: Config) -> None:

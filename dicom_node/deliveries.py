@@ -19,6 +19,8 @@ from dicom_node.states import ARRIVED, DeliveryState, ResultKind
 from dicom_node.tables import Delivery, Job, Result
 from dicom_node.transport import Answer
 
+TOGETHER_S = 1.0
+"""So long after it was sent a result is made sure of, together with those that were sent in the meantime."""
 REJECTED = "rejected"
 """The finding of a study that was not analysed: it has no segmentation."""
 
@@ -180,8 +182,9 @@ def sent(database: Database, due: DueDelivery, *, status: str, confirm: bool = F
             return
         delivery.state = DeliveryState.SENT
         delivery.sent_at = now()
-        delivery.confirm_at = now() if confirm else None
+        delivery.confirm_at = now() + timedelta(seconds=TOGETHER_S) if confirm else None
         delivery.confirm_attempts = 0
+        delivery.commitment_id = None
         delivery.lease_until = None
         delivery.last_status = status
         delivery.last_error = None

@@ -72,7 +72,7 @@ def associated(
     node: NodeConfig,
     contexts: Iterable[tuple[str, str]],
     *,
-    handlers: Sequence[tuple[evt.InterventionEvent, Callable[[Event], Any]]] = (),
+    handlers: Sequence[tuple[Any, Callable[[Event], Any]]] = (),
     as_scp: Iterable[str] = (),
 ) -> Iterator[Association]:
     """An open association that is released at the end. Raises DestinationUnavailable or DestinationRefused.

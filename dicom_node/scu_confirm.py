@@ -46,21 +46,9 @@ def ask(
 
     Raises DestinationUnavailable or DestinationRefused.
     """
-    reported = threading.Event()
-
-    def answer(event: Event) -> tuple[int, None]:
-        """Runs in pynetdicom's thread."""
-        try:
-            told = messages.read_report(event.event_information)
-        except messages.NotCommitment as error:
-            log.warning("a commitment report that cannot be used", destination=destination.name, why=str(error))
-            return int(Status.INVALID_ARGUMENT_VALUE), None
-        status = on_report(told)
-        reported.set()
-        return int(status), None
-
-    contexts = [(messages.PUSH_MODEL, "")]
-    with associated(destination, node, contexts, handlers=[(evt.EVT_N_EVENT_REPORT, answer)]) as assoc:
+    taking = _Taking(destination.name, on_report)
+    handlers = [(evt.EVT_N_EVENT_REPORT, taking.answer), (evt.EVT_PDU_SENT, taking.note_sent)]
+    with associated(destination, node, [(messages.PUSH_MODEL, "")], handlers=handlers) as assoc:
         try:
             status, _ = assoc.send_n_action(
                 messages.request_dataset(request),
@@ -73,14 +61,41 @@ def ask(
         if "Status" not in status:
             raise DestinationUnavailable(f"{name_of(destination)} did not answer the request for commitment")
         if status.Status == Status.SUCCESS:
-            _stay(assoc, reported, wait_s)
+            assoc.network_timeout = wait_s + destination.timeout_s
+            _stay(assoc, taking.done, wait_s)
         return int(status.Status)
 
 
-def _stay(assoc: Association, reported: threading.Event, wait_s: float) -> None:
+class _Taking:
+    """Takes a report in on the association on which it was asked for. Its methods run in pynetdicom's threads."""
+
+    def __init__(self, name: str, on_report: Taken) -> None:
+        self._name = name
+        self._on_report = on_report
+        self._taken = False
+        self.done = threading.Event()
+        """The report was taken in and its answer sent: not before that the association may be released."""
+
+    def answer(self, event: Event) -> tuple[int, None]:
+        """The status for an N-EVENT-REPORT."""
+        try:
+            status = self._on_report(messages.read_report(event.event_information))
+        except messages.NotCommitment as error:
+            log.warning("a commitment report that cannot be used", destination=self._name, why=str(error))
+            return int(Status.INVALID_ARGUMENT_VALUE), None
+        self._taken = True
+        return int(status), None
+
+    def note_sent(self, _event: Event) -> None:
+        """A PDU went out; after a report was taken in, that is the answer."""
+        if self._taken:
+            self.done.set()
+
+
+def _stay(assoc: Association, done: threading.Event, wait_s: float) -> None:
     """Keep the association open until the report has come, the peer leaves, or the time is over."""
     ends = time.monotonic() + wait_s
-    while assoc.is_established and time.monotonic() < ends and not reported.wait(POLL_S):
+    while assoc.is_established and time.monotonic() < ends and not done.wait(POLL_S):
         pass
 
 

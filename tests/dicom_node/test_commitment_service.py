@@ -114,7 +114,7 @@ def held(house: House) -> dict[str, str]:
 
 def peer(port: int) -> str:
     """Lines that say where the sender itself listens."""
-    return f'[[listener.peer]]\nae_title = "CT1"\nhost = "{HOST}"\nport = {port}\ntimeout_s = 3.0\n'
+    return f'[[listener.peer]]\nae_title = "CT1"\nhost = "{HOST}"\nport = {port}\ntimeout_s = 60.0\n'
 
 
 def file_of(house: House, uid: str) -> Path:

@@ -35,8 +35,12 @@ class Node:
         database_url: str = "",
         broker_url: str = "",
         sections: Mapping[str, Mapping[str, object]] | None = None,
+        of_each_destination: Mapping[str, object] | None = None,
     ) -> None:
-        """`sections` adds keys to sections of config.toml, e.g. {"completion": {"quiet_s": 2.0}}."""
+        """`sections` adds keys to sections of config.toml, e.g. {"completion": {"quiet_s": 2.0}}.
+
+        `of_each_destination` does to every [[delivery.destination]], e.g. {"commitment": True}.
+        """
         self.port = free_port()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +63,7 @@ class Node:
         for name, (ae_title, port) in destinations.items():
             lines += ["[[delivery.destination]]", f'name = "{name}"', f'ae_title = "{ae_title}"']
             lines += [f'host = "{HOST}"', f"port = {port}"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in (of_each_destination or {}).items()]
         self.config_path.write_text("\n".join(lines) + "\n")
         command = [sys.executable, "-m", "dicom_node", "--config", str(self.config_path), "serve"]
         self.process = Process(command, name="node", folder=folder, cwd=REPO)
@@ -124,7 +129,7 @@ class Node:
             return reports.ledger(session)
 
     def wait_for_end(self, study_instance_uid: str, *, generation: int = 1, timeout_s: float = 120.0) -> dict[str, Any]:
-        """The study once its job of this generation has ended and nothing waits to be delivered."""
+        """The study once its job of this generation has ended and nothing waits to be delivered or confirmed."""
         latest: dict[str, Any] = {}
 
         def ended() -> bool:
@@ -133,7 +138,7 @@ class Node:
             if latest.get("generation") != generation or not latest["jobs"]:
                 return False
             job = latest["jobs"][-1]
-            waiting = [d for r in job["results"] for d in r["deliveries"] if d["state"] == "PENDING"]
+            waiting = [d for r in job["results"] for d in r["deliveries"] if _is_under_way(d)]
             return job["state"] in ENDED and not waiting and latest["state"] == "COMPLETE"
 
         wait_until(ended, what=f"the end of generation {generation}", timeout_s=timeout_s, process=self.process)
@@ -149,3 +154,8 @@ class Node:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _is_under_way(delivery: dict[str, Any]) -> bool:
+    """To be sent, or sent and not yet confirmed by a destination that is asked to."""
+    return delivery["state"] == "PENDING" or (delivery["state"] == "SENT" and delivery["next_try_at"] is not None)

@@ -57,18 +57,21 @@ def simulated_study(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_a_study_comes_back_as_valid_seg_and_sr(
     urls: tuple[str, str], simulated_study: list[Path], orthanc: Orthanc, tmp_path: Path
 ) -> None:
-    """The whole way, on every back end."""
+    """The whole way, on every back end; done when Orthanc has committed to the results."""
     database_url, broker_url = urls
     with Node(
         tmp_path / "node",
         destinations={"pacs": (orthanc.ae_title, orthanc.dicom_port)},
         database_url=database_url,
         broker_url=broker_url,
+        of_each_destination={"commitment": True},
     ) as node:
+        orthanc.add_modality(node.ae_title, node.port)
         storescu(simulated_study, node.port, called=node.ae_title)
         study_uid = _study_uid(simulated_study)
         shown = node.wait_for_end(study_uid)
         assert shown["jobs"][-1]["state"] == "SUCCEEDED", shown
+        assert shown["jobs"][-1]["arrived"] == "committed", shown
         assert node.json("status")["balances"]
     seg, sr = _fetch(orthanc, study_uid)
     _assert_valid(seg, sr, simulated_study, tmp_path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, build_role, evt
 
 from tests.peers.process import HOST
@@ -42,6 +43,8 @@ class CommittingPacs:
     """Whether it offers storage commitment at all."""
     finds: bool = True
     """Whether it offers C-FIND."""
+    ignores_keys: bool = False
+    """Whether C-FIND answers with whatever it has."""
     report_to: int = 0
     """Port of the node's listener."""
     reports_times: int = 1
@@ -93,6 +96,7 @@ class CommittingPacs:
         roles: Any = [build_role(PUSH_MODEL, scp_role=True)]
         assoc = ae.associate(HOST, self.report_to, ae_title="ICHNODE", ext_neg=roles)
         assert assoc.is_established, "the listener takes no association for reports"
+        assert assoc.acceptor.role_selection[UID(PUSH_MODEL)].scp_role, "the listener does not let the PACS be the SCP"
         try:
             for _ in range(times):
                 self._report_on(assoc, asked)
@@ -151,9 +155,9 @@ class CommittingPacs:
 
     def _find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
         uid = str(event.identifier.SOPInstanceUID)
-        if uid in self.held:
+        for found in self.held if self.ignores_keys else [uid] if uid in self.held else []:
             match = Dataset()
-            match.QueryRetrieveLevel, match.SOPInstanceUID = "IMAGE", uid
+            match.QueryRetrieveLevel, match.SOPInstanceUID = "IMAGE", found
             yield 0xFF00, match
 
 
