@@ -10,6 +10,7 @@ from pathlib import Path
 from dicom_node.config import load_config
 from dicom_node.conformance import statement
 from dicom_node.eligibility import STUDY_CODE, STUDY_SENTENCES
+from dicom_node.result_forms import SOP_CLASSES
 from dicom_node.rules import EligibilityRules
 from ml.data.refusals import SENTENCES
 
@@ -55,6 +56,13 @@ def test_the_command_prints_the_statement() -> None:
     command = [sys.executable, "-m", "dicom_node", "--config", "config.toml", "conformance"]
     printed = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
     assert printed.rstrip("\n") == (REPO / "docs" / "conformance.md").read_text().rstrip("\n")
+
+
+def test_every_form_of_result_is_described() -> None:
+    """docs/objects.md has a line for each, with its SOP class."""
+    page = (REPO / "docs" / "objects.md").read_text()
+    for name, sop_class in SOP_CLASSES.items():
+        assert re.search(rf"^\| `{name}` \|[^|]*\| {re.escape(sop_class)} \|", page, re.MULTILINE), name
 
 
 def test_links_between_pages_lead_somewhere() -> None:

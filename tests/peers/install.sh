@@ -14,6 +14,8 @@ missing_peers() {
     has Orthanc || echo orthanc
     compgen -G '/usr/share/orthanc/plugins/libOrthancDicomWeb.so*' > /dev/null || echo orthanc-dicomweb
     has dciodvfy || echo dicom3tools
+    has java || echo default-jre-headless
+    [ -e /usr/share/java/pixelmed.jar ] || echo libpixelmed-java
     has redis-server || echo redis-server
     has rabbitmq-server || echo rabbitmq-server
     compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || has initdb || echo postgresql

@@ -16,6 +16,7 @@ PROGRAMS = {
     "dicom3tools": ("dciodvfy", "dcentvfy"),
     "ohif": ("@ohif/app",),
     "orthanc": ("Orthanc", "libOrthancDicomWeb.so"),
+    "pixelmed": ("java", "pixelmed.jar"),
     "postgresql": ("initdb", "postgres"),
     "rabbitmq": ("rabbitmq-server", "rabbitmqctl", "epmd"),
     "redis": ("redis-server",),
@@ -26,6 +27,7 @@ FOLDERS = (
     # RabbitMQ: the scripts in /usr/sbin accept only root and the user rabbitmq, those in /usr/lib anybody.
     "/usr/lib/rabbitmq/bin",
     "/usr/sbin",
+    "/usr/share/java",
     "/usr/share/orthanc/plugins",
     *sorted((str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin")), reverse=True),
     str(Path(__file__).parents[2] / "build" / "viewer" / "node_modules"),

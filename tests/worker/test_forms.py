@@ -2,20 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import uid
 
-from dicom_node.result_forms import Family, Form, FormName, transfer_syntaxes
+from dicom_node.result_forms import SOP_CLASSES, Family, Form, FormName, transfer_syntaxes
 from ml.labels import Subtype
 from ml.prediction import Side
-from tests.peers.dicom3tools import dciodvfy
+from tests.peers.dicom3tools import dcentvfy, dciodvfy
 from tests.worker.conftest import CONTEXT, SEG_FORM, SR_FORM, Exam
 from worker.results.checks import check_form, check_rejection
 from worker.results.context import SeriesLabel, SeriesPlan
 from worker.results.errors import ResultInvalid
-from worker.results.files import encode, through_bytes
+from worker.results.files import encode, save, through_bytes
 from worker.results.forms import write_form, write_rejection
 from worker.results.masks import frame_sources, read_frames
 from worker.results.outlines import fill
@@ -56,6 +57,25 @@ def test_every_form_passes_the_gate_and_dciodvfy(make_exam: MakeExam, form: Form
         errors = [line for line in dciodvfy(ds).errors if not any(text in line for text in inherent)]
         assert not errors
     assert datasets or (form.family is Family.KOS and not positive)
+
+
+@pytest.mark.peer("dicom3tools")
+def test_all_forms_are_of_one_study_with_their_source(make_exam: MakeExam, tmp_path: Path) -> None:
+    """Patient and study agree over all files, the name in three scripts included; and another patient is seen."""
+    name = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    exam = make_exam(charset=["", "ISO 2022 IR 87"], patient_name=name)
+    seg = exam.seg()
+    made = [ds for form in FormName for ds in write_form(Form(form), CONTEXT, exam, beside=[seg])[:1]]
+    assert {str(through_bytes(ds).PatientName) for ds in made} == {name}
+    objects = [*exam.source.headers[:2], *(ds for ds in made if ds.SOPClassUID != SOP_CLASSES[FormName.SEG_LABELMAP])]
+    files = [tmp_path / f"{index}.dcm" for index in range(len(objects))]
+    for ds, path in zip(objects, files, strict=True):
+        save(ds, path)
+    assert not dcentvfy(files).errors
+    stranger = through_bytes(objects[-1])
+    stranger.PatientID = "SOMEBODY"
+    save(stranger, files[-1])
+    assert dcentvfy(files).errors
 
 
 def test_a_fractional_segmentation_holds_the_probability_of_each_voxel_of_a_lesion(make_exam: MakeExam) -> None:
