@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ import structlog
 import typer
 
 from dicom_node import cli, jobs
-from dicom_node.states import JobState, ResultKind
+from dicom_node.commitment_messages import Reference, Request
+from dicom_node.db import now
+from dicom_node.owed_reports import owe
+from dicom_node.states import DeliveryState, JobState, ResultKind
 from dicom_node.tables import Delivery, Result
 from tests.dicom_factory import ct_series, write
 from tests.dicom_node.house import STUDY, House, head_ct
@@ -146,6 +150,19 @@ def test_tables_are_for_people(run: Run) -> None:
     assert "ICH [suspected]: 0.97" in shown.out
     assert "12" in run("jobs").out
     assert "PENDING" in run("deliver", "--list").out
+
+
+def test_what_waits_to_be_confirmed_or_reported_is_told(run: Run, house: House) -> None:
+    """How many, and for how long; and the peers that wait for this node's word. Nothing of it when nothing waits."""
+    assert "confirmed" not in run("status").out
+    an_hour_ago = now() - timedelta(hours=1)
+    house.change(Delivery, state=DeliveryState.SENT, sent_at=an_hour_ago, confirm_at=now() + timedelta(hours=1))
+    owe(house.database, "CT1", Request("2.25.9", (Reference("1.2", "1.2.3"),)), hold_s=0.0)
+    told = run("status").out
+    assert re.search(r"deliveries that wait to be confirmed: 2; the oldest for 36\d\d", told)
+    assert "commitment reports that peers wait for: 1; given up: 0" in told
+    (job,) = run("jobs", "--json").json
+    assert (job["arrived"], job["done_at"]) == ("unconfirmed", None)
 
 
 def test_the_ledger_balances_or_exit_is_3(run: Run, house: House) -> None:

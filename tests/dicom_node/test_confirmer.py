@@ -20,7 +20,7 @@ from dicom_node.tables import AuditEvent, Commitment, Delivery, Result
 from tests.dicom_node.house import House
 from tests.dicom_node.test_deliverer import TIMES
 from tests.dicom_node.test_deliverer import destination as impatient_destination
-from tests.peers import Orthanc, wait_until
+from tests.peers import Orthanc, QueryScp, wait_until
 from tests.peers.committing_pacs import CommittingPacs
 
 # pynetdicom drops the socket of a connection that failed without closing it.
@@ -395,6 +395,20 @@ def test_orthanc_commits_to_what_it_has_and_gets_again_what_it_has_lost(orthanc:
         confirm(house)
         wait_until(lambda: states(house) == [COMMITTED] * 2, what="the second report")
     assert len(orthanc.instances()) == 2
+
+
+@pytest.mark.peer("dcmtk")
+def test_a_pacs_of_dcmtk_without_commitment_shows_what_it_has(make_small_house: Make) -> None:
+    """dcmqrscp takes no commitment; what it was never sent it does not show."""
+    with QueryScp() as pacs:
+        house = make_small_house(TIMES + destination(pacs.port, ae_title=pacs.ae_title) + COMMIT)
+        house.finish(house.claimed())
+        send(house)
+        with house.database.session() as session:
+            session.get_one(Delivery, house.all(Delivery)[1].id).result.sop_instance_uid = "2.25.404"
+        confirm(house)
+    assert states(house) == [COMMITTED, SENT]
+    assert "not found" in house.all(Delivery)[1].last_error
 
 
 @pytest.mark.peer("orthanc")

@@ -4,7 +4,7 @@ A peer that this machine lacks skips the test by name (`presence.need`); in CI i
 """
 
 from tests.peers.chromium import Chromium
-from tests.peers.dcmtk import StoreScp, dcmsend, echoscu, storescu
+from tests.peers.dcmtk import QueryScp, StoreScp, dcmsend, echoscu, storescu
 from tests.peers.dicom3tools import Verdict, dcentvfy, dciodvfy
 from tests.peers.ohif import Ohif
 from tests.peers.orthanc import Orthanc, StoredSeries
@@ -22,6 +22,7 @@ __all__ = [
     "PeerError",
     "PostgreSQL",
     "Process",
+    "QueryScp",
     "RabbitMQ",
     "Redis",
     "StoreScp",

@@ -184,6 +184,35 @@ class StoreScp:
         self.stop()
 
 
+class QueryScp:
+    """DCMTK's dcmqrscp: keeps what it gets and answers C-FIND about it. It knows no storage commitment."""
+
+    def __init__(self, *, ae_title: str = "QRSCP") -> None:
+        need("dcmtk")
+        self.ae_title, self.host, self.port = ae_title, HOST, free_port()
+        home = own_folder("dcmqrscp")
+        storage = home / "storage"
+        storage.mkdir()
+        tables = "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+        aes = f"AETable BEGIN\n{ae_title} {storage} RW (100, 64mb) ANY\nAETable END\n"
+        configuration = home / "dcmqrscp.cfg"
+        limits = f"NetworkTCPPort = {self.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        configuration.write_text(f"{limits}{tables}{aes}")
+        self.process = Process([program("dcmqrscp"), "-v", "-c", configuration], name="dcmqrscp", folder=home)
+
+    def __enter__(self) -> Self:
+        self.process.start()
+        wait_until(
+            lambda: echoscu(self.port, called=self.ae_title, check=False).returncode == 0,
+            what="dcmqrscp answers",
+            process=self.process,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stop()
+
+
 def _profile(home: Path, sop_classes: Sequence[str]) -> Path:
     """An association configuration file (DCMTK's asconfig.txt) with one profile named Only."""
     syntaxes = [f"TransferSyntax{number} = {syntax}" for number, syntax in enumerate(ACCEPT, start=1)]

@@ -12,7 +12,7 @@ MISSING_PREFIX = "Peer missing: "
 PROGRAMS = {
     "chromium": ("chromium",),
     "dcmqi": ("segimage2itkimage", "tid1500reader"),
-    "dcmtk": ("storescu", "storescp", "dcmsend", "echoscu", "dcmcjpeg"),
+    "dcmtk": ("storescu", "storescp", "dcmsend", "dcmqrscp", "echoscu", "dcmcjpeg"),
     "dicom3tools": ("dciodvfy", "dcentvfy"),
     "ohif": ("@ohif/app",),
     "orthanc": ("Orthanc", "libOrthancDicomWeb.so"),
