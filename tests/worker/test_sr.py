@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
@@ -153,15 +154,20 @@ def test_dcmqi_reads_the_same_measurements(make_exam: MakeExam, tmp_path: Path) 
         pytest.skip("Peer missing: dcmqi (no tid1500reader; pip install dcmqi)")
     exam = make_exam()
     seg = exam.seg()
-    save(exam.sr(seg), tmp_path / "sr.dcm")
+    save(exam.write(replace(SR_FORM, planar_regions=True), seg), tmp_path / "sr.dcm")
     command = [str(reader), "--inputDICOM", "sr.dcm", "--outputMetadata", "sr.json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "\nE:" not in done.stdout + done.stderr
     groups = json.loads((tmp_path / "sr.json").read_text(encoding="utf-8"))["Measurements"]
-    assert [group.get("ReferencedSegment") for group in groups] == [None, 1, 2]
-    for group, segment, lesion in zip(groups[1:], seg.SegmentSequence, exam.lesions, strict=True):
+    assert [group.get("ReferencedSegment") for group in groups] == [None, 1, None, 2, None]
+    for group, segment, lesion in zip(groups[1::2], seg.SegmentSequence, exam.lesions, strict=True):
         assert group["TrackingUniqueIdentifier"] == segment.TrackingUID
-        assert float(group["measurementItems"][0]["value"]) == pytest.approx(lesion.volume_ml, abs=0.0006)
+        assert group["Laterality"]["CodeMeaning"].lower() == lesion.side
+        told = {one["quantity"]["CodeMeaning"]: float(one["value"]) for one in group["measurementItems"]}
+        assert told["Volume"] == pytest.approx(lesion.volume_ml, abs=0.0006)
+        assert (told["Volume of ellipsoid"], told["Long axis"]) == (lesion.abc2_ml, lesion.longest_axial_diameter_mm)
+    area_mm2 = exam.lesions[1].mask[exam.lesions[1].key_slice].sum() * np.prod(exam.volume.geometry.pixel_spacing_mm)
+    assert float(groups[-1]["measurementItems"][0]["value"]) == pytest.approx(float(area_mm2), abs=0.06)
 
 
 def test_equal_inputs_give_equal_bytes(make_exam: MakeExam) -> None:
