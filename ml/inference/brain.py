@@ -47,10 +47,10 @@ def extract_brain(hu: HuArray, pixel_spacing_mm: tuple[float, float]) -> MaskArr
     bone |= _cut_off(mean > SOFT_HU[0])
     soft = (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     shares = _surrounded(bone)
-    core = _largest(_per_slice(ndimage.binary_erosion, soft & (shares >= SURROUNDED), BRIDGE_MM / mm))
+    core = _largest(_bridge(_per_slice(ndimage.binary_erosion, soft & (shares >= SURROUNDED), BRIDGE_MM / mm)))
     grown = _grow(core, soft & (shares >= NEAR_GAP), round(REACH_MM / mm))
     smooth = _per_slice(ndimage.binary_opening, grown, 1.5 * BRIDGE_MM / mm / 2)
-    filled = np.stack([ndimage.binary_fill_holes(one) for one in _largest(smooth)])
+    filled = _bridge(np.stack([ndimage.binary_fill_holes(one) for one in _largest(smooth)]))
     filled[filled.sum(axis=(1, 2)) * mm * mm < LEAST_AREA_MM2] = False
     return _refine(filled, hu, (steps[0], steps[1]))
 
@@ -102,6 +102,13 @@ def _largest(mask: MaskArray) -> MaskArray:
     if count < 2:
         return mask
     return np.asarray(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
+
+
+def _bridge(mask: MaskArray) -> MaskArray:
+    """A slice has at least what both its neighbours have: metal fills one with streaks, and the brain goes on."""
+    bridged = mask.copy()
+    bridged[1:-1] |= mask[:-2] & mask[2:]
+    return bridged
 
 
 def _grow(core: MaskArray, within: MaskArray, steps: int) -> MaskArray:

@@ -94,6 +94,16 @@ def test_calcifications_and_clips_inside_stay() -> None:
     assert extract_brain(hu, (1.5, 1.5))[3:5, 70:76, 90:96].all()
 
 
+def test_a_slice_full_of_streaks_has_the_brain_of_its_neighbours() -> None:
+    """A coil or a clip spoils one slice; blood beside it must not be lost."""
+    hu, inside = head()
+    streaks = np.where(np.arange(160) // 5 % 2, 350.0, -350.0)[:, None] * inside[4]
+    hu[4] += streaks.astype(np.float32)
+    brain = extract_brain(hu, (1.5, 1.5))
+    assert (brain[4] & inside[4]).sum() / inside[4].sum() > 0.45  # what is as bright as bone is not told apart
+    assert (brain[3] & inside[3]).sum() / inside[3].sum() > 0.93
+
+
 def test_without_a_skull_there_is_no_brain() -> None:
     """Air, and water."""
     assert not extract_brain(np.full((5, 64, 64), -1000, dtype=np.float32), (3.0, 3.0)).any()
