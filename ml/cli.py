@@ -31,6 +31,8 @@ from ml.inference.predictor import Predictor
 from ml.progress import errors, stages
 from ml.provenance import present_command, present_commit
 from ml.self_training.cli import register as register_self_training
+from ml.study.cli import make_study
+from ml.study.cli import register as register_study
 from ml.training.compact import TEST_SEEDS_FROM, CompactRun, card, held_out_metrics, run_compact
 from ml.training.recipe import Machine
 
@@ -135,7 +137,9 @@ def prepare(  # noqa: PLR0917 (Typer: an option is a parameter)
         outcome = prepare_exams(preparation, stage)
     print(f"{outcome.written} exams prepared, {outcome.kept} were there -> {out}; what was not taken: {out / LEFT_OUT}")
     if outcome.unreadable:
-        errors.print(f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}", style="yellow")
+        errors.print(
+            f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}", style="yellow", soft_wrap=True
+        )
         sys.exit(REFUSED)
 
 
@@ -227,14 +231,21 @@ def record_published(source: ExamSource, out: Path) -> None:
 
 @app.command("tables")
 def write_tables(
-    study: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with study.json and records.")],
+    study: Annotated[Path, typer.Argument(file_okay=False, help="Folder with study.json and records.")] = Path("study"),
     out: Annotated[Path | None, typer.Option(help="Folder of the report; <study>/report.")] = None,
     prepared: Annotated[Path | None, typer.Option(exists=True, help="Validation set, for figures 2 and 3.")] = None,
     images: Annotated[Path | None, typer.Option(exists=True, help="That set as it was published.")] = None,
+    *,
+    data: Annotated[str | None, typer.Option(help="`phantom`: make the study first, or go on with it.")] = None,
+    scale: Annotated[str, typer.Option(help="Of that study: small (two CPU cores) or paper (one GPU).")] = "small",
+    device: Annotated[str, typer.Option(help="Of that study: auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate its exams; 0 for this one.")] = 2,
 ) -> None:
     """Every table and figure of the paper from a study's records, as Markdown, CSV and PNG."""
     from ml.evaluation.writing import FIGURES, TABLES, write_report  # noqa: PLC0415 (matplotlib loads for a second)
 
+    if data is not None:
+        make_study(study, data=data, scale=scale, device=device, workers=workers)
     with stages() as stage:
         tell = stage("tables", len(TABLES) + len(FIGURES))
         known = [PreparedSource(prepared, images)] if prepared and images else []
@@ -243,6 +254,7 @@ def write_tables(
 
 
 register_self_training(app)
+register_study(app)
 
 
 def main() -> None:

@@ -1,0 +1,74 @@
+"""`python -m ml study`: every model of the paper on simulated institutions, for the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ml.errors import EvaluationError
+from ml.inference.engines import engine_name
+from ml.progress import stages
+from ml.self_training.cli import Band, CPercent, Device, KHigh, KLow, LoaderWorkers, Precision, Seed, self_training
+from ml.study.assembly import assemble
+from ml.study.engine import StudyRun, run_study
+from ml.study.exams import phantom_parts
+from ml.study.scales import SCALES
+from ml.training.recipe import Machine
+
+
+def make_study(
+    out: Annotated[Path, typer.Option(help="Folder of the study; rerun the command to go on.")],
+    *,
+    data: Annotated[str, typer.Option(help="`phantom` for simulated institutions.")] = "phantom",
+    scale: Annotated[str, typer.Option(help=f"{', '.join(SCALES)}.")] = "small",
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 2,
+    loader_workers: LoaderWorkers = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    engine: Annotated[str, typer.Option(help="For predictions: auto, torch, ...")] = "auto",
+    c_percent: CPercent = 10.0,
+    ignore_band: Band = 0.0,
+    k_positive: KHigh = 0.7,
+    k_negative: KLow = 0.3,
+) -> None:
+    """Train, rank and judge every model of the paper. Stop and rerun at any moment; then `tables` writes the report."""
+    if data != "phantom":
+        raise EvaluationError(f"there is no data {data!r} for a study; write `phantom`")
+    if scale not in SCALES:
+        raise typer.BadParameter(f"one of {', '.join(SCALES)} is expected, not {scale}")
+    on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run = StudyRun(
+        out=out,
+        scale=SCALES[scale],
+        machine=Machine(on, precision, loader_workers=loader_workers),
+        config=self_training(c_percent, ignore_band, k_positive, k_negative),
+        seed=seed,
+        engine=engine_name(engine),
+        threads=threads,
+    )
+    with stages() as stage:
+        run_study(run, phantom_parts(run.scale, workers=workers), stage)
+    print(f"study -> {out}")
+
+
+def assemble_study(
+    study: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with <model>/<set>/ records.")],
+    title: Annotated[str, typer.Option(help="Of the report.")],
+    data: Annotated[str, typer.Option(help="One sentence on the data, printed above every table.")],
+) -> None:
+    """Write study.json for models that were trained and evaluated step by step; then `tables` writes the report."""
+    found = assemble(study, title=title, data=data)
+    print(f"{len(found.models)} models, {len(found.sets)} sets -> {study / 'study.json'}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("study")(make_study)
+    app.command("assemble")(assemble_study)

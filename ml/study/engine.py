@@ -1,0 +1,204 @@
+"""A study from nothing to the records that the tables are made of. Every step is found on disk when it is done.
+
+study.json, <model>/<set>/     what `python -m ml tables` reads (`ml.evaluation.study`)
+work/exams/<part>/             exams on the network's grid, and whole exams of the sets
+work/models/<model>/           runs; `trained/` and, with its operating points fitted, `bundle/`
+work/teacher/                  what the baseline says of the corpus, and the ranking
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ml.bundle import Bundle, load_bundle, write_bundle
+from ml.data.exams import LabelledExam
+from ml.data.shards import ExamShard
+from ml.errors import DataError
+from ml.evaluation.judging import evaluate, make_origin
+from ml.evaluation.study import SetRole, Study, StudyModel, StudySet, read_study, record_folder, write_study
+from ml.inference.engines import EngineName
+from ml.inference.predictor import Predictor
+from ml.labels import is_blood
+from ml.progress import Stage
+from ml.provenance import present_command, present_commit
+from ml.self_training.models import Model, SelfTraining, make_pools
+from ml.self_training.rounds import label, train_shown
+from ml.self_training.scores import ScoreStore
+from ml.study.exams import KeptSource, Part, Parts, prepare_part
+from ml.study.models import ENTRIES, TEACHER, Entry
+from ml.study.scales import Scale
+from ml.training.calibration import calibrate, with_calibration
+from ml.training.recipe import Machine
+from ml.training.runs import TrainingRun
+from ml.volume import MaskArray, Volume
+
+READINGS = 3
+"""Of the test set's pixel labels, for Table 4."""
+SETS = {SetRole.TEST: Part.TEST, SetRole.VALIDATION: Part.VALIDATION, SetRole.IN_DISTRIBUTION: Part.IN_DISTRIBUTION}
+NOT_YET = "the study was not finished: run the same command again"
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """What is asked for."""
+
+    out: Path
+    scale: Scale
+    machine: Machine
+    config: SelfTraining
+    seed: int = 0
+    engine: EngineName = "auto"
+    threads: int | None = None
+    """Of the CPU, for predictions; None for all."""
+    entries: tuple[Entry, ...] = ENTRIES
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """What all trainings of a study share."""
+
+    labelled: list[ExamShard]
+    corpus: list[ExamShard]
+    teacher: Bundle
+    store: ScoreStore
+
+
+def run_study(run: StudyRun, parts: Parts, stage: Stage) -> Study:
+    """Train, rank, judge; returns the finished study, whose records lie in `run.out`."""
+    began = time.monotonic()
+    study = _open(run)
+    before_s = study.seconds or 0.0
+    sources = {one: KeptSource(parts[part], run.out / "work" / "exams" / part) for one, part in SETS.items()}
+    for role, source in sources.items():
+        source.keep(stage(f"exams: {role}", len(source.exams)))
+    trained = _train_teacher(run, parts, stage)
+    for entry in run.entries:
+        bundle = _calibrated(run, entry, trained, sources[SetRole.VALIDATION], stage)
+        for role in entry.sets:
+            _judge(run, entry, bundle, role, sources[role], stage)
+        models = tuple(entry.row if one.name == entry.row.name else one for one in study.models)
+        study = replace(study, models=models, seconds=round(before_s + time.monotonic() - began, 1))
+        write_study(run.out, study)
+    return study
+
+
+def _open(run: StudyRun) -> Study:
+    """The study as it stands: one that was stopped keeps what it has and the time that it took."""
+    models = tuple(replace(entry.row, not_run=NOT_YET) for entry in run.entries)
+    before = read_study(run.out) if (run.out / "study.json").is_file() else None
+    study = Study(
+        title=f"Simulated institutions, {run.scale.name} scale",
+        data=run.scale.sentence,
+        command=present_command(),
+        commit=present_commit(),
+        machine=_machine(run.machine),
+        models=tuple(_known(model, before) for model in models),
+        sets=_sets(),
+        seconds=before.seconds if before else None,
+    )
+    write_study(run.out, study)
+    return study
+
+
+def _known(model: StudyModel, before: Study | None) -> StudyModel:
+    return next((one for one in before.models if one.name == model.name), model) if before else model
+
+
+def _sets() -> tuple[StudySet, ...]:
+    return (
+        StudySet(SetRole.TEST, SetRole.TEST, "Held-out exams of institution B"),
+        *(
+            StudySet(f"{SetRole.TEST}-reading-{number}", SetRole.READING, f"Reading {number} of them", reading=number)
+            for number in range(2, READINGS + 1)
+        ),
+        StudySet(SetRole.VALIDATION, SetRole.VALIDATION, "Exams of neither institution"),
+        StudySet(SetRole.IN_DISTRIBUTION, SetRole.IN_DISTRIBUTION, "Held-out exams of institution A"),
+    )
+
+
+def _machine(machine: Machine) -> str:
+    if machine.device != "cpu":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
+
+
+def _train_teacher(run: StudyRun, parts: Parts, stage: Stage) -> _Trained:
+    """The baseline, and what it says of the corpus."""
+    work, config = run.out / "work", run.scale.preprocessing
+    labelled, corpus = (
+        prepare_part(parts[part], work / "exams" / part, config, stage(f"exams: {part}", len(parts[part].exams)))
+        for part in (Part.LABELLED, Part.CORPUS)
+    )
+    pools = make_pools(Model.BASELINE, labelled, corpus, None, run.config)
+    teacher = train_shown(_training(run, TEACHER), pools, stage, TEACHER.row.name)
+    device = run.machine.device
+    store = label(teacher, corpus, work / "teacher", run.config, stage, device=device, engine=run.engine)
+    return _Trained(labelled, corpus, teacher, store)
+
+
+def _training(run: StudyRun, entry: Entry) -> TrainingRun:
+    recipe = run.scale.recipe
+    augmentation = replace(recipe.augmentation, contrasts=entry.contrasts)
+    return TrainingRun(
+        out=run.out / "work" / "models" / entry.row.name,
+        name=entry.row.name,
+        data=run.scale.sentence,
+        recipe=replace(recipe, augmentation=augmentation),
+        network=run.scale.network,
+        preprocessing=run.scale.preprocessing,
+        machine=run.machine,
+        seed=run.seed,
+        steps=run.scale.steps,
+    )
+
+
+def _calibrated(run: StudyRun, entry: Entry, trained: _Trained, validation: KeptSource, stage: Stage) -> Bundle:
+    """The bundle of a model with operating points fitted on the validation exams: trained, loaded or another's."""
+    folder = run.out / "work" / "models" / (entry.same_as or entry.row.name) / "bundle"
+    if (folder / "bundle.json").is_file():
+        return load_bundle(folder)
+    training = _training(run, entry)
+    pools = make_pools(entry.model, trained.labelled, trained.corpus, trained.store, run.config)
+    start = trained.teacher if entry.from_teacher else None
+    bundle = train_shown(training, pools, stage, entry.row.name, start=start)
+    tell = stage(f"calibrating {entry.row.name}", len(validation.exams))
+    predictor = _predictor(run, bundle)
+    exams = (_with_truth(exam) for exam in validation.read(validation.exams))
+    point, calibration = calibrate(predictor, exams, progress=lambda: tell(""))
+    config = with_calibration(predictor, point, calibration).bundle.config
+    card = (training.out / "trained" / "CARD.md").read_text().replace("Not calibrated", "Calibrated on simulated exams")
+    return write_bundle(folder, config, weights=bundle.weights, metrics={}, card=card)
+
+
+def _judge(run: StudyRun, entry: Entry, bundle: Bundle, role: SetRole, source: KeptSource, stage: Stage) -> None:
+    tell = stage(f"{entry.row.name} on {role}", len(source.exams))
+    predictor = _predictor(run, bundle)
+    origin = make_origin(entry.row.name, source, bundle.identity, bundle.config.operating_point)
+    readings = READINGS if role is SetRole.TEST else 1
+    folder = record_folder(run.out, entry.row.name, role)
+    evaluate(predictor.predict, source, folder, origin=origin, readings=readings, progress=tell)
+
+
+def _predictor(run: StudyRun, bundle: Bundle) -> Predictor:
+    return Predictor(bundle, device=run.machine.device, engine=run.engine, threads=run.threads)
+
+
+@dataclass(frozen=True, eq=False)
+class _WithTruth:
+    """An exam as `calibrate` wants it."""
+
+    volume: Volume
+    truth: MaskArray
+    hemorrhage_ml: float
+
+
+def _with_truth(exam: LabelledExam) -> _WithTruth:
+    if exam.pixels is None or exam.hemorrhage_ml is None:
+        raise DataError(f"exam {exam.exam} has no pixel labels, which calibration needs")
+    return _WithTruth(exam.volume, is_blood(exam.pixels), exam.hemorrhage_ml)
