@@ -61,7 +61,7 @@ _CLASSES: dict[FormName, type[hd.Comprehensive3DSR | hd.ComprehensiveSR]] = {
 
 def write_sr(context: ResultContext, exam: AnalysedExam, *, form: Form, seg: Dataset) -> Dataset:
     """The SR of an analysed exam; `seg` is what `write_seg` gave for the same exam, in any form."""
-    groups = _exam_group(context, exam)
+    groups = _exam_group(context, exam, drawn=form.planar_regions)
     for lesion in exam.lesions:
         groups.extend(_lesion_group(context, exam.source, lesion, seg))
         if form.planar_regions:
@@ -165,7 +165,11 @@ def observer(context: ResultContext) -> hd.ObserverContext:
     )
 
 
-def _exam_group(context: ResultContext, exam: AnalysedExam) -> ContentSequence:
+def _exam_group(context: ResultContext, exam: AnalysedExam, *, drawn: bool) -> ContentSequence:
+    """`drawn`: the probability names the largest lesion's outline as what it was inferred from (TID 320).
+
+    OHIF 3.13 draws nothing of a report in which one group has no line, and opens a report at its first group.
+    """
     finding, source, prediction = coded(context.finding), exam.source, exam.prediction
     slices = sorted({z for lesion in exam.lesions for z in lesion.key_slices})
     return hd.MeasurementsAndQualitativeEvaluations(
@@ -173,7 +177,14 @@ def _exam_group(context: ResultContext, exam: AnalysedExam) -> ContentSequence:
         finding_type=finding,
         algorithm_id=_algorithm(context),
         finding_sites=[hd.FindingSite(coded("intracranial"))],
-        measurements=[hd.Measurement(coded("probability"), round(prediction.exam_score, 4), coded("no_unit"))],
+        measurements=[
+            hd.Measurement(
+                coded("probability"),
+                round(prediction.exam_score, 4),
+                coded("no_unit"),
+                referenced_coordinates=[_inferred_from(source, exam.lesions[0])] if drawn and exam.lesions else None,
+            )
+        ],
         qualitative_evaluations=[hd.QualitativeEvaluation(finding, coded(answer(prediction)))],
         source_images=[
             hd.SourceImageForMeasurementGroup(str(source.headers[z].SOPClassUID), source.geometry.sop_instance_uids[z])
@@ -208,17 +219,27 @@ def _lesion_group(context: ResultContext, source: SourceExam, lesion: Lesion, se
     )
 
 
+def _inferred_from(source: SourceExam, lesion: Lesion) -> hd.CoordinatesForMeasurement:
+    z = lesion.key_slice
+    return hd.CoordinatesForMeasurement(
+        hd.GraphicTypeValues.POLYLINE, outline(largest_piece(lesion.mask[z])), _region_image(source, z)
+    )
+
+
+def _region_image(source: SourceExam, z: int) -> hd.SourceImageForRegion:
+    return hd.SourceImageForRegion(str(source.headers[z].SOPClassUID), source.geometry.sop_instance_uids[z])
+
+
 def _outline_group(context: ResultContext, source: SourceExam, lesion: Lesion) -> ContentSequence:
     """The largest piece of the lesion on its key slice, as a line that a viewer draws over the image."""
     z = lesion.key_slice
     piece = largest_piece(lesion.mask[z])
     area_mm2 = float(piece.sum()) * math.prod(source.geometry.pixel_spacing_mm)
-    image = hd.SourceImageForRegion(str(source.headers[z].SOPClassUID), source.geometry.sop_instance_uids[z])
     return hd.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.TrackingIdentifier(
             lesion_tracking_uid(context, lesion.number), tracking_id(lesion.number)
         ),
-        referenced_region=hd.ImageRegion(hd.GraphicTypeValues.POLYLINE, outline(piece), image),
+        referenced_region=hd.ImageRegion(hd.GraphicTypeValues.POLYLINE, outline(piece), _region_image(source, z)),
         finding_type=_finding(context, lesion),
         algorithm_id=_algorithm(context),
         finding_sites=[_site(lesion)],
