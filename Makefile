@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed-runtime
 TESTING := $(VENV)/.installed-test
 
-.PHONY: help venv demo peers test lint bench constraints clean distclean
+.PHONY: help venv demo peers test lint pictures bench constraints clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -43,6 +43,10 @@ lint: $(TESTING)  ## ruff, mypy and the import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+pictures: $(TESTING)  ## renews docs/pictures: what a reader sees in OHIF
+	@bash tests/peers/install.sh || true
+	@$(BIN)/python -m tests.viewer.pictures
 
 bench: $(TESTING)  ## the benchmarks: ratios measured in one run
 	@bash tests/peers/install.sh || true

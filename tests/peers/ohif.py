@@ -56,8 +56,7 @@ class Ohif:
         need("ohif")
         pacs, dist = urlsplit(pacs_url).netloc, program("@ohif/app") / "dist"
         handler = type("Handler", (_Handler,), {"pacs": pacs, "dist": dist})
-        self._server = ThreadingHTTPServer((HOST, 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server((HOST, 0), handler)
         self.url = f"http://{HOST}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="ohif", daemon=True)
 
@@ -69,6 +68,13 @@ class Ohif:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing: a browser drops connections when it leaves a page."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -66,14 +66,14 @@ def write_studies(folder: Path) -> dict[str, Study]:
     axial = simulate(head(), matrix=128)
     tilted = simulate(head(tilt_degrees=TILT_DEGREES), matrix=128)
     studies = {
-        "axial": _write(_again(axial, 1), folder / "axial"),
-        "tilted gantry": _write(_again(tilted, 2), folder / "tilted"),
-        "JPEG-LS": _write(_again(axial, 3), folder / "jpeg-ls", transfer_syntax_uid=JPEGLSLossless),
-        "JPEG 2000": _write(_again(axial, 4), folder / "jpeg-2000", transfer_syntax_uid=JPEG2000Lossless),
-        "reversed instance order": _write(_again(axial, 5), folder / "reversed"),
-        "non-square pixels": _write(_every_second_column(_again(axial, 6)), folder / "non-square"),
+        "axial": write_study(_again(axial, 1), folder / "axial"),
+        "tilted gantry": write_study(_again(tilted, 2), folder / "tilted"),
+        "JPEG-LS": write_study(_again(axial, 3), folder / "jpeg-ls", transfer_syntax_uid=JPEGLSLossless),
+        "JPEG 2000": write_study(_again(axial, 4), folder / "jpeg-2000", transfer_syntax_uid=JPEG2000Lossless),
+        "reversed instance order": write_study(_again(axial, 5), folder / "reversed"),
+        "non-square pixels": write_study(_every_second_column(_again(axial, 6)), folder / "non-square"),
         REJECTED: _without_a_slice(_again(axial, 7), folder / "missing"),
-        CONTROL: _write(_again(axial, 8), folder / "control"),
+        CONTROL: write_study(_again(axial, 8), folder / "control"),
     }
     _reverse_instance_numbers(studies["reversed instance order"].files)
     return studies
@@ -100,7 +100,7 @@ def _every_second_column(exam: SimulatedExam) -> SimulatedExam:
 
 def _without_a_slice(exam: SimulatedExam, folder: Path) -> Study:
     """The slice with most blood is lost; the file is gone."""
-    whole = _write(exam, folder)
+    whole = write_study(exam, folder)
     lost = int(np.argmax(exam.truth.sum(axis=(1, 2))))
     whole.files.pop(lost).unlink()
     kept = [z for z in range(len(exam.truth)) if z != lost]
@@ -113,7 +113,8 @@ def _without_a_slice(exam: SimulatedExam, folder: Path) -> Study:
     return Study(whole.files, Volume(exam.volume.hu[kept], rest), exam.truth[kept])
 
 
-def _write(exam: SimulatedExam, folder: Path, *, transfer_syntax_uid: str = ExplicitVRLittleEndian) -> Study:
+def write_study(exam: SimulatedExam, folder: Path, *, transfer_syntax_uid: str = ExplicitVRLittleEndian) -> Study:
+    """One case in its own folder."""
     files = write_series(exam, folder, transfer_syntax_uid=transfer_syntax_uid)
     return Study(files, read_volume(files), exam.truth)
 

@@ -9,7 +9,8 @@ window.asked = {
   },
 
   displaySet(sopInstanceUid) {
-    return services.displaySetService.getActiveDisplaySets().find((one) => one.SOPInstanceUID === sopInstanceUid);
+    return services.displaySetService.getActiveDisplaySets().find((one) =>
+      [one, ...(one.images ?? [])].some((instance) => instance.SOPInstanceUID === sopInstanceUid));
   },
 
   // The row of a SEG in the list of series, once the images under it are there too.
@@ -61,6 +62,16 @@ window.asked = {
     });
     const names = Object.values(segments).map((one) => [one.segmentIndex, one.label]);
     return { slices, names };
+  },
+
+  // The lines of a report that OHIF has put on images, once it shows one of those images.
+  lines(sopInstanceUid) {
+    const measurements = this.displaySet(sopInstanceUid).measurements ?? [];
+    const drawn = measurements.filter((one) => one.loaded && one.coords.length).map((one) => ({
+      image: one.ReferencedSOPInstanceUID ?? this.sopInstanceUid(one.imageId),
+      text: one.labels.map(({ label, value }) => `${label}: ${value}`).join("; "),
+    }));
+    return drawn.length && this.image() ? drawn : null;
   },
 
   // Whether this slice is drawn; if not, turns to it. OHIF itself turns to the first labelled slice some time after

@@ -54,6 +54,27 @@ class Reader:
         assert len(labels) == len(found["slices"])
         return Overlay(labels, {int(number): name for number, name in found["names"]})
 
+    def open_report(self, report: Dataset, *, slices: int) -> list[dict[str, str]]:
+        """Double click on its row; gives the lines that the viewer draws: "image" (SOP Instance UID) and "text"."""
+        uid, browser = json.dumps(str(report.SOPInstanceUID)), self._browser
+        browser.click(browser.wait(f"asked.row({uid}, {slices})", what="the report is listed"), times=2)
+        lines: list[dict[str, str]] = browser.wait(f"asked.lines({uid})", what="the report's lines are drawn")
+        return lines
+
+    def open_image(self, image: Dataset, *, slices: int) -> None:
+        """Double click on the picture of its series."""
+        uid, browser = json.dumps(str(image.SOPInstanceUID)), self._browser
+        browser.click(browser.wait(f"asked.row({uid}, {slices})", what="the series is listed"), times=2)
+        browser.wait(f"asked.image() === {uid}", what="the image is drawn")
+
+    def open_panel(self, name: str, *, shows: str) -> None:
+        """Opens a panel on the right by its button, and waits until it shows a text."""
+        selector = json.dumps(f"[data-cy={name}]")
+        self._browser.click(
+            self._browser.wait(f"asked.centre(document.querySelector({selector}))", what="the button is there")
+        )
+        self._browser.wait(f"document.body.innerText.includes({json.dumps(shows)})", what="the panel is open")
+
     def take_picture(self, path: Path, *, sop_instance_uid: str) -> Path:
         """The page with this slice."""
         self._browser.wait(f"asked.show({json.dumps(sop_instance_uid)})", what="the slice is drawn")
