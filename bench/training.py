@@ -1,0 +1,175 @@
+"""Training and pseudo-labelling: patches and slices per second, as ratios measured in one run.
+
+    python bench/training.py [--threads 2] [--rounds 3]
+
+- a step of `ml.training.loop` by COMPACT_RECIPE, eager, against a plain loop over the same network written plainly
+- the same loop fed by the loader, against ready-made random tensors: the share of the step rate that is kept. On a
+  CPU the loader's process takes its time from the network's, so the 95 % that training asks for are a GPU's figure
+- slices per second that a teacher labels, with scores written to disk
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from bench.engines import write_exam as write_scan
+from bench.plain import PlainDrn, train_plainly
+from ml.bundle import load_bundle
+from ml.config import Preprocessing
+from ml.data.exams import LabelledExam, patient_key
+from ml.data.series import read_volume
+from ml.data.shards import ExamShard, open_exam, write_exam
+from ml.inference.engines import make_engine
+from ml.labels import Subtype
+from ml.networks.patchfcn import COMPACT, PatchFcn
+from ml.self_training.labelling import score_exam
+from ml.self_training.scores import ScoreStore
+from ml.training.augmentation import Augmentation
+from ml.training.loop import train
+from ml.training.recipe import COMPACT_RECIPE, Machine, Span
+from ml.training.sampler import Batch, PatchBatches, Step
+from ml.training.targets import LABELS, Pool
+
+WARM_UP, STEPS = 2, 6
+"""Steps of a run that are not counted, and all of them."""
+EXAMS = 2
+"""One with blood and one without. Patches cost the same whatever they show."""
+
+
+class ReadyMade(Dataset[Step]):
+    """One step of random tensors, again and again: what a loader that costs nothing would give."""
+
+    def __init__(self, steps: int) -> None:
+        sampling, random = COMPACT_RECIPE.sampling, torch.Generator().manual_seed(0)
+        shape = (sampling.batch, sampling.patch, sampling.patch)
+        images = torch.rand(shape[0], COMPACT.trunk.in_channels, *shape[1:], generator=random) * 2 - 1
+        pixels = (torch.rand(shape, generator=random) < 0.02).to(torch.uint8)
+        self.batch = Batch(images, pixels, torch.ones(shape[0]))
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Step:
+        return (self.batch,)
+
+
+def main() -> None:
+    """Everything, one line per measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory(prefix="training-") as name:
+        folder = Path(name)
+        config = load_bundle("default").config.preprocessing
+        exams = _make_exams(folder, config)
+        devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        for device in devices:
+            bench_steps(folder, exams, config, device=device, rounds=options.rounds)
+            bench_labelling(folder, exams, device=device, rounds=options.rounds)
+        if "cuda" not in devices:
+            print("there is no GPU here: nothing was measured on one")
+
+
+def _make_exams(folder: Path, config: Preprocessing) -> list[ExamShard]:
+    """32 slices each: the first with a ball of blood, the second without."""
+    (folder / "scan").mkdir()
+    volume = read_volume(write_scan(folder / "scan"))
+    rows, columns = np.mgrid[:512, :512] - 256
+    exams = []
+    for number in range(EXAMS):
+        labels = np.zeros(volume.hu.shape, dtype=np.uint8)
+        if number == 0:
+            labels[10:16, np.hypot(rows, columns - 60) < 40] = Subtype.IPH
+        name = f"{number:06}"
+        exam = LabelledExam("bench", name, patient_key("bench", name), volume, labels)
+        write_exam(folder / "shards" / name, exam, config)
+        exams.append(open_exam(folder / "shards" / name))
+    return exams
+
+
+def bench_steps(folder: Path, exams: list[ExamShard], config: Preprocessing, *, device: str, rounds: int) -> None:
+    """Plain loop, this loop, and this loop with its loader, by turns; medians of the rounds' ratios."""
+    rates: dict[str, list[float]] = {"plain loop": [], "this loop": [], "this loop, loader": []}
+    batches = PatchBatches(
+        [Pool(exams, LABELS)],
+        config,
+        sampling=COMPACT_RECIPE.sampling,
+        augmentation=Augmentation(),
+        seed=0,
+        steps=STEPS,
+    )
+    ready = ReadyMade(STEPS)
+    for number in range(rounds):
+        torch.manual_seed(number)
+        steps = (ready[step] for step in range(STEPS))
+        rates["plain loop"].append(_rate(train_plainly(PlainDrn(COMPACT), steps, device=device)))
+        rates["this loop"].append(_loop_rate(folder / f"{device}-{number}", ready, device=device, workers=0))
+        rates["this loop, loader"].append(
+            _loop_rate(folder / f"{device}-{number}-loader", batches, device=device, workers=1)
+        )
+    for name, against in (
+        ("plain loop", "plain loop"),
+        ("this loop", "plain loop"),
+        ("this loop, loader", "this loop"),
+    ):
+        ratio = median(one / other for one, other in zip(rates[name], rates[against], strict=True))
+        print(f"{device:5} {name:20} {median(rates[name]):8.1f} patches/s {ratio:6.2f} x {against}", flush=True)
+
+
+def _loop_rate(folder: Path, steps: Dataset[Step], *, device: str, workers: int) -> float:
+    """Patches per second of `ml.training.loop.train`: averaged weights, clipping and journal included."""
+    moments: list[float] = []
+    train(
+        PatchFcn(COMPACT),
+        cast("PatchBatches", steps),
+        COMPACT_RECIPE,
+        Span(STEPS),
+        folder=folder,
+        machine=Machine(device=device, loader_workers=workers, tensorboard=False),
+        progress=lambda *_: moments.append(time.perf_counter()),
+    )
+    return _rate(moments)
+
+
+def _rate(moments: list[float]) -> float:
+    """Patches per second from the end of the warm-up; the last step also writes a checkpoint and is left out."""
+    counted = moments[WARM_UP - 1 : -1]
+    return COMPACT_RECIPE.sampling.batch * (len(counted) - 1) / (counted[-1] - counted[0])
+
+
+def bench_labelling(folder: Path, exams: list[ExamShard], *, device: str, rounds: int) -> None:
+    """Slices per second of the default bundle as a teacher."""
+    teacher = load_bundle("default")
+    run = make_engine(teacher.make_network(), "auto", device=device)
+    store = ScoreStore(folder / f"scores-{device}")
+    store.folder.mkdir()
+    chosen = min(exams, key=lambda exam: abs(len(exam.neighbours) - 32))
+    score_exam(run, teacher, chosen, store)
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        score_exam(run, teacher, chosen, store)
+        times.append(time.perf_counter() - start)
+    kept = np.median(times)
+    print(
+        f"{device:5} {'pseudo-labelling':20} {len(chosen.neighbours) / kept:8.1f} slices/s   ({run.name})", flush=True
+    )
+
+
+if __name__ == "__main__":
+    main()
