@@ -34,7 +34,7 @@ from ml.self_training.cli import register as register_self_training
 from ml.study.cli import make_study
 from ml.study.cli import register as register_study
 from ml.training.compact import TEST_SEEDS_FROM, CompactRun, card, held_out_metrics, run_compact
-from ml.training.recipe import Machine
+from ml.training.recipe import Machine, PrecisionName
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
@@ -239,13 +239,14 @@ def write_tables(
     data: Annotated[str | None, typer.Option(help="`phantom`: make the study first, or go on with it.")] = None,
     scale: Annotated[str, typer.Option(help="Of that study: small (two CPU cores) or paper (one GPU).")] = "small",
     device: Annotated[str, typer.Option(help="Of that study: auto, cpu or cuda.")] = "auto",
+    precision: Annotated[PrecisionName, typer.Option(help="Of that study's trainings.")] = "float32",
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate its exams; 0 for this one.")] = 2,
 ) -> None:
     """Every table and figure of the paper from a study's records, as Markdown, CSV and PNG."""
     from ml.evaluation.writing import FIGURES, TABLES, write_report  # noqa: PLC0415 (matplotlib loads for a second)
 
     if data is not None:
-        make_study(study, data=data, scale=scale, device=device, workers=workers)
+        make_study(study, data=data, scale=scale, device=device, precision=precision, workers=workers)
     with stages() as stage:
         tell = stage("tables", len(TABLES) + len(FIGURES))
         known = [PreparedSource(prepared, images)] if prepared and images else []
