@@ -1,8 +1,6 @@
 import gzip
 import hashlib
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from pydicom.uid import UID
 
 from ml.prediction import Prediction
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
+from tests.peers.presence import program
 from tests.worker.conftest import BUNDLE, CONTEXT, Exam
 from worker.results.errors import ResultInvalid
 from worker.results.files import encode, save
@@ -249,11 +248,10 @@ def test_a_real_tilted_head_gives_valid_objects(real_exam: Exam, tmp_path: Path)
     assert not verdict.errors, verdict.output
 
 
+@pytest.mark.peer("dcmqi")
 def test_dcmqi_reads_the_same_voxels(make_exam: MakeExam, tmp_path: Path) -> None:
     """A reader of another code base (C++, DCMTK) agrees in patient space."""
-    tool = shutil.which("segimage2itkimage", path=str(Path(sys.executable).parent))
-    if tool is None:
-        pytest.skip("Peer missing: dcmqi (no segimage2itkimage; pip install dcmqi)")
+    tool = str(program("segimage2itkimage"))
     exam = make_exam()
     save(exam.seg(), tmp_path / "seg.dcm")
     command = [tool, "--inputDICOM", "seg.dcm", "--outputDirectory", ".", "-t", "nrrd", "--mergeSegments"]
