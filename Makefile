@@ -2,16 +2,19 @@
 #
 # Variables: PYTHON (the interpreter to build the environment with), PIP_ARGS (further arguments for pip install; pip also
 # reads its usual configuration and PIP_* variables, so a mirror or an index of CPU-only torch wheels needs nothing here),
-# STUDY and OUT (make demo), ARGS (further arguments of demo, test and bench).
+# STUDY and OUT (make demo), JOBS (make test: files that are tested at a time), ARGS (further arguments of demo, test and
+# bench).
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-PIP_ARGS ?=
+PIP_JOBS ?= 2
+ARGS ?=
 STUDY ?=
 OUT ?= out
+JOBS ?= 2
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,7 +39,7 @@ peers:  ## the real peers of the tests (DCMTK, Orthanc, Chromium, PostgreSQL, ..
 
 test: $(TESTING)  ## every test, with real peers on free loopback ports; ARGS="-k name" for some
 	@bash tests/peers/install.sh || true
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(TESTING)  ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import pwd
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 HOST = "127.0.0.1"
 LIVE: list[Process] = []
@@ -26,15 +27,29 @@ RECENT: list[Process] = []
 """Those that ran at some time during the present test; conftest shows what they logged in it when it fails."""
 
 
+PORTS = (10_000, 32_000)
+
+
 class PeerError(AssertionError):
     """A process did not do what it was waited for; the message ends with what it had logged."""
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        return int(sock.getsockname()[1])
+    """A TCP port on loopback that nobody listens on now, and that this process has not named before.
+
+    Below the ports that the kernel gives to outgoing connections: one of those could take it before its server does,
+    or while that server is stopped. Test processes that run at the same time begin far from each other.
+    """
+    for port in _PORTS:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind((HOST, port))
+            return port
+    raise AssertionError("unreachable: the ports go round")
+
+
+def _ports_from(first: int) -> Iterator[int]:
+    low, high = PORTS
+    return itertools.cycle(low + (first + step) % (high - low) for step in range(high - low))
 
 
 def listens(port: int) -> bool:
@@ -63,6 +78,9 @@ def wait_until(
             raise PeerError(msg)
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.2)
+
+
+_PORTS = _ports_from(os.getpid() * 997)
 
 
 class Process:
