@@ -13,6 +13,7 @@ BENCHMARKS = {
     "receiving: 960 CT slices of 512 KB, durable, against storescp and Orthanc": "ingest.py",
     "inference: engines against eager PyTorch": "engines.py",
     "training: a step against a plain loop, the loader, pseudo-labels": "training.py",
+    "a corpus: decoding and preprocessing an exam, memory against the number of exams": "corpus.py",
     "whole images against a sliding window: cost, AUC and DSC": "inference.py",
     "one study of 32 slices: seconds by stage, and what the node adds": "stages.py",
 }

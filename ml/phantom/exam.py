@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from ml.phantom.scanner import add_headrest, plan, slice_head, table_positions
 from ml.phantom.spec import ExamSpec
 from ml.volume import MaskArray, Volume
 
-__all__ = ["ExamSpec", "SimulatedExam", "draw_spec", "simulate", "uid"]
+__all__ = ["ExamSpec", "SimulatedExam", "as_other_study", "draw_spec", "simulate", "uid"]
 
 UID_ROOT = "2.25."
 
@@ -64,3 +64,14 @@ def simulate(spec: ExamSpec, *, matrix: int = 512) -> SimulatedExam:
     add_headrest(sliced.hu, spec.scanner, geometry)
     hu, bony = apply_physics(sliced, spec.scanner, matrix=matrix)
     return SimulatedExam(Volume(hu, geometry), np.where(bony, np.uint8(0), sliced.label), spec)
+
+
+def as_other_study(exam: SimulatedExam, seed: int) -> SimulatedExam:
+    """The same voxels as a study of another patient: every UID and identifier comes from the seed."""
+    spec = replace(exam.spec, seed=seed)
+    geometry = replace(
+        exam.volume.geometry,
+        sop_instance_uids=tuple(uid(spec, "instance", number) for number in range(len(exam.volume.hu))),
+        frame_of_reference_uid=uid(spec, "frame"),
+    )
+    return replace(exam, spec=spec, volume=Volume(exam.volume.hu, geometry))

@@ -17,7 +17,7 @@ from ml.data.series import read_volume
 from ml.labels import Subtype
 from ml.phantom import ExamSpec, SimulatedExam, draw_spec, simulate
 from ml.phantom.dicom import write_series
-from ml.phantom.exam import uid
+from ml.phantom.exam import as_other_study
 from ml.phantom.spec import Bleed, Zone
 from ml.volume import Volume
 
@@ -66,28 +66,17 @@ def write_studies(folder: Path) -> dict[str, Study]:
     axial = simulate(head(), matrix=128)
     tilted = simulate(head(tilt_degrees=TILT_DEGREES), matrix=128)
     studies = {
-        "axial": write_study(_again(axial, 1), folder / "axial"),
-        "tilted gantry": write_study(_again(tilted, 2), folder / "tilted"),
-        "JPEG-LS": write_study(_again(axial, 3), folder / "jpeg-ls", transfer_syntax_uid=JPEGLSLossless),
-        "JPEG 2000": write_study(_again(axial, 4), folder / "jpeg-2000", transfer_syntax_uid=JPEG2000Lossless),
-        "reversed instance order": write_study(_again(axial, 5), folder / "reversed"),
-        "non-square pixels": write_study(_every_second_column(_again(axial, 6)), folder / "non-square"),
-        REJECTED: _without_a_slice(_again(axial, 7), folder / "missing"),
-        CONTROL: write_study(_again(axial, 8), folder / "control"),
+        "axial": write_study(as_other_study(axial, 1), folder / "axial"),
+        "tilted gantry": write_study(as_other_study(tilted, 2), folder / "tilted"),
+        "JPEG-LS": write_study(as_other_study(axial, 3), folder / "jpeg-ls", transfer_syntax_uid=JPEGLSLossless),
+        "JPEG 2000": write_study(as_other_study(axial, 4), folder / "jpeg-2000", transfer_syntax_uid=JPEG2000Lossless),
+        "reversed instance order": write_study(as_other_study(axial, 5), folder / "reversed"),
+        "non-square pixels": write_study(_every_second_column(as_other_study(axial, 6)), folder / "non-square"),
+        REJECTED: _without_a_slice(as_other_study(axial, 7), folder / "missing"),
+        CONTROL: write_study(as_other_study(axial, 8), folder / "control"),
     }
     _reverse_instance_numbers(studies["reversed instance order"].files)
     return studies
-
-
-def _again(exam: SimulatedExam, number: int) -> SimulatedExam:
-    """The same voxels as another study of another patient: every UID and identifier comes from the seed."""
-    spec = replace(exam.spec, seed=exam.spec.seed + number)
-    geometry = replace(
-        exam.volume.geometry,
-        sop_instance_uids=tuple(uid(spec, "instance", z) for z in range(len(exam.volume.hu))),
-        frame_of_reference_uid=uid(spec, "frame"),
-    )
-    return replace(exam, spec=spec, volume=Volume(exam.volume.hu, geometry))
 
 
 def _every_second_column(exam: SimulatedExam) -> SimulatedExam:
