@@ -11,7 +11,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from dicom_node import folder_broker
-from dicom_node.config import BrokerConfig
+from dicom_node.config_sections import BrokerConfig
 
 RUN_JOB = "worker.run_job"
 """The name under which worker/tasks.py registers the analysis of one job."""

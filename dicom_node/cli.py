@@ -24,7 +24,8 @@ from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from dicom_node import deliveries, doctor, jobs, logs, registry, reports, rules_trial, schema, scu, service
-from dicom_node.config import Config, DestinationConfig, load_config
+from dicom_node.config import Config, load_config
+from dicom_node.config_peers import DestinationConfig
 from dicom_node.conformance import statement
 from dicom_node.db import Database, make_engine
 from dicom_node.errors import ConfigError, DeliveryError, NodeError, NotFound, NotPossible

@@ -14,7 +14,8 @@ from pydicom.uid import generate_uid
 from dicom_node import commitments, scu_confirm
 from dicom_node.commitment_messages import Reference, Report, Request
 from dicom_node.commitments import Known, Unconfirmed
-from dicom_node.config import Config, DestinationConfig
+from dicom_node.config import Config
+from dicom_node.config_peers import DestinationConfig
 from dicom_node.db import Database
 from dicom_node.errors import DestinationRefused, DestinationUnavailable
 from dicom_node.outbox_loop import Rounds, poll

@@ -6,7 +6,8 @@ from pydicom.uid import UID
 
 from dicom_node import __version__
 from dicom_node.commitment_messages import PUSH_MODEL
-from dicom_node.config import Config, TlsConfig
+from dicom_node.config import Config
+from dicom_node.config_peers import TlsConfig
 from dicom_node.scu_confirm import STUDY_ROOT_FIND
 from dicom_node.statuses import Status
 

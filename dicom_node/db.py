@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 if TYPE_CHECKING:
-    from dicom_node.config import DatabaseConfig
+    from dicom_node.config_sections import DatabaseConfig
 
 
 POSTGRESQL_CONNECTION = {

@@ -8,7 +8,8 @@ from pathlib import Path
 import structlog
 
 from dicom_node import deliveries
-from dicom_node.config import Config, DestinationConfig
+from dicom_node.config import Config
+from dicom_node.config_peers import DestinationConfig
 from dicom_node.db import Database
 from dicom_node.deliveries import DueDelivery
 from dicom_node.errors import DeliveryError

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import record
-from dicom_node.config import Config, DeliveryConfig, RouteConfig
+from dicom_node.config import Config
+from dicom_node.config_sections import DeliveryConfig, RouteConfig
 from dicom_node.db import Database, now
 from dicom_node.fallback import Fallback, close_others, fall_back
 from dicom_node.states import ARRIVED, DeliveryState, ResultKind

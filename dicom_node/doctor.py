@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import broker, registry, schema, scu
-from dicom_node.config import Config, DestinationConfig, TlsConfig
+from dicom_node.config import Config
+from dicom_node.config_peers import DestinationConfig, TlsConfig
 from dicom_node.db import make_engine, reading_engine
 from dicom_node.errors import DeliveryError, NodeError
 from dicom_node.transports import transport_of

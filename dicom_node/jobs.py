@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node import deliveries
 from dicom_node.audit import record
-from dicom_node.config import Config, WorkerConfig
+from dicom_node.config import Config
+from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import Database, now
 from dicom_node.errors import LeaseLost, NotFound, NotPossible
 from dicom_node.profiles import Variant

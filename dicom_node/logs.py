@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from dicom_node.config import LoggingConfig
+from dicom_node.config_sections import LoggingConfig
 
 NOISY = ("pynetdicom", "pydicom", "celery", "kombu", "highdicom", "py.warnings")
 """What these log of datasets may hold what no log may hold; pydicom's warnings quote the value that they warn about."""

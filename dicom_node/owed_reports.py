@@ -16,7 +16,7 @@ from dicom_node import deliveries
 from dicom_node.archive import Archive, StoredFile, intact
 from dicom_node.audit import record
 from dicom_node.commitment_messages import FailureReason, Reference, Report, Request
-from dicom_node.config import DeliveryConfig
+from dicom_node.config_sections import DeliveryConfig
 from dicom_node.db import Database, now
 from dicom_node.errors import ArchiveError
 from dicom_node.tables import Instance, OwedReport

@@ -19,7 +19,7 @@ from dicom_node.upper_layer import AbortReason, ProtocolError
 if TYPE_CHECKING:
     from dicom_node.admission import Admission
     from dicom_node.archive import Archive, Spool
-    from dicom_node.config import ListenerConfig
+    from dicom_node.config_sections import ListenerConfig
     from dicom_node.intake import Intake
     from dicom_node.intake_rows import AssociationRecord
 

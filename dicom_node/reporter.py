@@ -9,7 +9,8 @@ import structlog
 from dicom_node import owed_reports, scu_confirm
 from dicom_node.archive import Archive
 from dicom_node.commitment_messages import Report
-from dicom_node.config import Config, DestinationConfig
+from dicom_node.config import Config
+from dicom_node.config_peers import DestinationConfig
 from dicom_node.db import Database
 from dicom_node.errors import DeliveryError, DestinationUnavailable
 from dicom_node.judgement import TRANSIENT

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from dicom_node.archive import Archive
-    from dicom_node.config import Config, TlsConfig
+    from dicom_node.config import Config
+    from dicom_node.config_peers import TlsConfig
     from dicom_node.reception import Service
 
     AssociationClosed = Callable[[int, frozenset[int]], None]

@@ -21,7 +21,8 @@ from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_node import judgement
-from dicom_node.config import DestinationConfig, NodeConfig, TlsConfig
+from dicom_node.config_peers import DestinationConfig, TlsConfig
+from dicom_node.config_sections import NodeConfig
 from dicom_node.errors import ClassesRefused, DestinationRefused, DestinationUnavailable
 from dicom_node.judgement import hexadecimal, hint
 from dicom_node.transport import Answer, Outgoing, always, later, never

@@ -14,7 +14,8 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 
 from dicom_node import commitment_messages as messages
-from dicom_node.config import DestinationConfig, NodeConfig
+from dicom_node.config_peers import DestinationConfig
+from dicom_node.config_sections import NodeConfig
 from dicom_node.errors import DestinationRefused, DestinationUnavailable
 from dicom_node.scu import associated, name_of
 from dicom_node.statuses import Status

@@ -21,7 +21,8 @@ from typing import Any
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from dicom_node.config import DestinationConfig, NodeConfig
+from dicom_node.config_peers import DestinationConfig
+from dicom_node.config_sections import NodeConfig
 from dicom_node.errors import DestinationRefused, DestinationUnavailable
 from dicom_node.judgement import hexadecimal, hint, judge
 from dicom_node.transport import Answer, Outgoing, always, later, never

@@ -15,7 +15,8 @@ from typing import Protocol
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from dicom_node.config import DestinationConfig, NodeConfig
+from dicom_node.config_peers import DestinationConfig
+from dicom_node.config_sections import NodeConfig
 from dicom_node.errors import DestinationRefused
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dicom_node import scu, stow
-from dicom_node.config import DestinationConfig
+from dicom_node.config_peers import DestinationConfig
 from dicom_node.transport import Transport
 
 

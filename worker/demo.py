@@ -28,7 +28,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dicom_node import reports, schema, scu
-from dicom_node.config import Config, DestinationConfig, ListenerConfig, load_config
+from dicom_node.config import Config, load_config
+from dicom_node.config_peers import DestinationConfig
+from dicom_node.config_sections import ListenerConfig
 from dicom_node.db import Database, make_engine
 from dicom_node.errors import DeliveryError, NotFound
 from dicom_node.states import DeliveryState, JobState

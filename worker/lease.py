@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import jobs
-from dicom_node.config import WorkerConfig
+from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import Database
 from dicom_node.errors import LeaseLost
 from dicom_node.jobs import ClaimedJob

@@ -13,7 +13,8 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 from dicom_node import broker
-from dicom_node.config import BrokerConfig, parse_config
+from dicom_node.config import parse_config
+from dicom_node.config_sections import BrokerConfig
 from tests.peers import RabbitMQ, Redis, wait_until
 
 BROKERS = [

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import sqlalchemy as sa
 
-from dicom_node.config import DatabaseConfig
+from dicom_node.config_sections import DatabaseConfig
 from dicom_node.db import make_engine, now
 from dicom_node.tables import AuditEvent
 from tests.dicom_node.house import House

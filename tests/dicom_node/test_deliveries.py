@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_node import deliveries, jobs
-from dicom_node.config import DeliveryConfig
+from dicom_node.config_sections import DeliveryConfig
 from dicom_node.db import now
 from dicom_node.deliveries import DueDelivery
 from dicom_node.fallback import Fallback

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dicom_node import schema
 from dicom_node.archive import FolderArchive, InstanceKey, put
-from dicom_node.config import DatabaseConfig
+from dicom_node.config_sections import DatabaseConfig
 from dicom_node.db import make_engine, now
 from dicom_node.group_commit import GroupCommit
 from dicom_node.intake import Intake, StoreRequest

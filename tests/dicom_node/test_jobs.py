@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node import jobs
-from dicom_node.config import WorkerConfig
+from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import now
 from dicom_node.errors import LeaseLost, NotFound, NotPossible
 from dicom_node.jobs import ClaimedJob

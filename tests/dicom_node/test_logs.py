@@ -10,7 +10,7 @@ PROGRAM = """
 import logging, warnings
 import structlog
 from pydicom.dataset import Dataset
-from dicom_node.config import LoggingConfig
+from dicom_node.config_sections import LoggingConfig
 from dicom_node import logs
 logs.configure(LoggingConfig(format="{format}", level="{level}"))
 log = structlog.get_logger()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dicom_node.config import TlsConfig
+from dicom_node.config_peers import TlsConfig
 from dicom_node.errors import ConfigError
 from dicom_node.scp import server_context
 from dicom_node.tables import Association, Instance

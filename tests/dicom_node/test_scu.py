@@ -11,7 +11,8 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_node import scu
-from dicom_node.config import DestinationConfig, NodeConfig, TlsConfig
+from dicom_node.config_peers import DestinationConfig, TlsConfig
+from dicom_node.config_sections import NodeConfig
 from dicom_node.errors import DestinationRefused, DestinationUnavailable
 from dicom_node.transport import Answer, Outgoing, outgoing
 from tests.dicom_factory import ct_series, write

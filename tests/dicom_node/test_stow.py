@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node import stow
-from dicom_node.config import DestinationConfig, NodeConfig, TlsConfig
+from dicom_node.config_peers import DestinationConfig, TlsConfig
+from dicom_node.config_sections import NodeConfig
 from dicom_node.db import now
 from dicom_node.deliverer import deliver_due
 from dicom_node.errors import DestinationRefused, DestinationUnavailable

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_node import jobs
-from dicom_node.config import WorkerConfig
+from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import now
 from dicom_node.errors import LeaseLost
 from dicom_node.jobs import Outcome
@@ -92,7 +92,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from dicom_node import jobs
-from dicom_node.config import DatabaseConfig, WorkerConfig
+from dicom_node.config_sections import DatabaseConfig, WorkerConfig
 from dicom_node.db import Database, make_engine
 from worker.lease import Lease
 database = Database(make_engine(DatabaseConfig(url=sys.argv[1])))
