@@ -85,6 +85,10 @@ class Config(Section):
         """Every profile by name: the built-in ones, and those of config.toml, which win."""
         return {profile.name: profile for profile in (*BUILT_IN, *self.results.profile)}
 
+    def segmented(self, finding: str) -> bool:
+        """Whether there is a segmentation of an exam with that finding: positive, negative or rejected."""
+        return finding == "positive" or (finding == "negative" and self.results.send_seg_when_negative)
+
     def variants(self, profile: str, kind: ResultKind, *, segmented: bool = True) -> tuple[Variant, ...]:
         """What a profile wants of a kind, the preferred one first."""
         first = self.results.first_series_number

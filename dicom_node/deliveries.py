@@ -47,6 +47,7 @@ def route(session: Session, job: Job, results: Sequence[Result], *, finding: str
     made: dict[str, list[Result]] = {}
     for result in results:
         made.setdefault(result.variant, []).append(result)
+    segmented = config.segmented(finding)
     for kind in ResultKind:
         for name in destinations_for(
             config.delivery,
@@ -56,7 +57,7 @@ def route(session: Session, job: Job, results: Sequence[Result], *, finding: str
             series_description=str(job.summary.get("series_description") or ""),
         ):
             destination = config.destination(name)
-            wanted = config.variants(destination.profile, kind, segmented=finding != REJECTED) if destination else ()
+            wanted = config.variants(destination.profile, kind, segmented=segmented) if destination else ()
             _put_out(session, [made[one.key] for one in wanted if one.key in made], destination=name)
 
 

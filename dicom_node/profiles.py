@@ -128,9 +128,12 @@ def variants(
     """What a profile wants of a kind, the preferred one first.
 
     A report names one segmentation, so that there is one for each form of it: a destination that refuses the first
-    segmentation gets the next one and the report that names that. `segmented` is False where there is none.
+    segmentation gets the next one and the report that names that. `segmented` is False where there is none, so that
+    nothing is wanted of it and reports name none.
     """
     first = profile.first_series_number or first_series_number
+    if kind is ResultKind.SEG and not segmented:
+        return ()
     segmentations: tuple[Form | None, ...] = (None,)
     if segmented and kind in REFERRING:
         segmentations = profile.forms(ResultKind.SEG) or (DEFAULT_SEGMENTATION,)

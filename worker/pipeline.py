@@ -26,7 +26,7 @@ from dicom_node.errors import LeaseLost, NodeError
 from dicom_node.jobs import ClaimedJob, NewResult, Outcome
 from dicom_node.profiles import Variant
 from dicom_node.result_forms import Family
-from dicom_node.states import JobState, ResultKind
+from dicom_node.states import JobState
 from ml.data.series import read_volume
 from ml.errors import MlError, UnreadableStudy
 from ml.inference.lesions import find_lesions
@@ -121,12 +121,12 @@ def analyse(runtime: Runtime, job: ClaimedJob, lease: Lease) -> Outcome:
         prediction = runtime.predictor.predict(volume)
     lease.check()
     with stages("lesions"):
-        lesions = find_lesions(prediction.mask, volume)
-    results, overlay = _write_results(runtime, job, paths, Findings(volume, prediction, lesions), stages)
-    summary = _summary(runtime, job, volume, prediction, lesions)
+        found = Findings(volume, prediction, find_lesions(prediction.mask, volume))
+    results, overlay = _write_results(runtime, job, paths, found, stages)
+    summary = _summary(runtime, job, found)
     return Outcome(
         state=JobState.SUCCEEDED,
-        finding="positive" if prediction.exam_positive else "negative",
+        finding=found.finding,
         results=results,
         bundle=_bundle_name(prediction.bundle),
         summary={**summary, "overlay": overlay, "seconds": stages.seconds},
@@ -141,6 +141,11 @@ class Findings:
     prediction: Prediction
     lesions: tuple[Lesion, ...]
 
+    @property
+    def finding(self) -> str:
+        """positive or negative."""
+        return "positive" if self.prediction.exam_positive else "negative"
+
 
 def _write_results(
     runtime: Runtime, job: ClaimedJob, paths: list[Path], found: Findings, stages: Stages
@@ -153,18 +158,16 @@ def _write_results(
     with stages("encode"):
         source = read_source(paths, found.volume.geometry)
         exam = AnalysedExam(source, found.volume, found.prediction, found.lesions)
-        for variant in runtime.config.wanted():
+        for variant in runtime.config.wanted(segmented=runtime.config.segmented(found.finding)):
             context = _context(runtime, job, variant.first_series_number)
             written[variant] = write_form(variant.form, context, exam, beside=_beside(variant, written))
     with stages("check"):
         for variant, datasets in written.items():
             check_form(variant.form, datasets, exam, beside=_beside(variant, written))
     with stages("save"):
-        send_seg = exam.prediction.exam_positive or runtime.config.results.send_seg_when_negative
         kept = [
             _keep(runtime, variant, ds, beside=_beside(variant, written))
             for variant, datasets in written.items()
-            if send_seg or variant.kind is not ResultKind.SEG
             for ds in datasets
         ]
         overlay = f"results/{job.input_digest[:2]}/overlay-{job.input_digest}-{job.id}.png"
@@ -266,21 +269,19 @@ def _result_path(ds: Dataset) -> str:
     return f"results/{uid[-2:]}/{uid}.dcm"
 
 
-def _summary(
-    runtime: Runtime, job: ClaimedJob, volume: Volume, prediction: Prediction, lesions: tuple[Lesion, ...]
-) -> dict[str, Any]:
+def _summary(runtime: Runtime, job: ClaimedJob, found: Findings) -> dict[str, Any]:
     """What `dicom-node show` and summary.json tell; no patient attribute."""
-    geometry = volume.geometry
+    prediction, geometry = found.prediction, found.volume.geometry
     scores = zip(geometry.sop_instance_uids, prediction.slice_scores, strict=True)
     return {
         "study_instance_uid": job.study_instance_uid,
         "series_instance_uid": job.series_instance_uid,
         "series_reason": job.series_reason,
-        "line": summary_sentence(prediction, lesions, _operating_points(runtime)),
-        "finding": "positive" if prediction.exam_positive else "negative",
+        "line": summary_sentence(prediction, found.lesions, _operating_points(runtime)),
+        "finding": found.finding,
         "exam_probability": round(prediction.exam_score, 4),
-        "hemorrhage_ml": round(volume.volume_ml(prediction.mask), 3),
-        "lesions": [_lesion_row(lesion, geometry) for lesion in lesions],
+        "hemorrhage_ml": round(found.volume.volume_ml(prediction.mask), 3),
+        "lesions": [_lesion_row(lesion, geometry) for lesion in found.lesions],
         "slice_scores": {uid: round(float(score), 4) for uid, score in scores},
         "bundle": _bundle_name(prediction.bundle),
     }

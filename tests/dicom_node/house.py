@@ -102,7 +102,7 @@ class House:
         self, job: ClaimedJob, *, name: str = "", kinds: Sequence[ResultKind] = tuple(ResultKind), **outcome: Any
     ) -> None:
         """End a job with the files that the destinations' profiles ask for; their UIDs follow from its input."""
-        segmented = outcome.get("finding") != "rejected"
+        segmented = self.config.segmented(outcome.get("finding", "positive"))
         wanted = [one for one in self.config.wanted(segmented=segmented) if one.kind in kinds]
         results = tuple(self.result(one, f"{job.input_digest}{name}") for one in wanted)
         values = {"state": JobState.SUCCEEDED, "finding": "positive", "results": results, "bundle": "b"} | outcome

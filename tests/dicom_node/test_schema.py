@@ -112,7 +112,8 @@ def test_parts_that_start_at_the_same_moment_make_one_schema(engine: sa.Engine) 
     url = engine.url.render_as_string(hide_password=False)
     program = (
         "import sys; from dicom_node import schema; from dicom_node.db import make_engine; "
-        "from dicom_node.config_sections import DatabaseConfig; schema.make_ready(make_engine(DatabaseConfig(url=sys.argv[1])))"
+        "from dicom_node.config_sections import DatabaseConfig; "
+        "schema.make_ready(make_engine(DatabaseConfig(url=sys.argv[1])))"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, url]) for _ in range(3)]
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0]

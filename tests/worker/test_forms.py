@@ -118,10 +118,12 @@ def test_a_report_points_at_the_segmentation_beside_it(make_exam: MakeExam, name
 
 
 def test_a_report_without_a_segmentation_is_refused(make_exam: MakeExam) -> None:
-    """It would point at nothing."""
+    """It would point at nothing; that of an exam without lesions has nothing to point at."""
     with pytest.raises(ResultInvalid) as caught:
         write_form(SR_FORM, CONTEXT, make_exam())
     assert caught.value.code == "SR_WITHOUT_SEG"
+    negative = make_exam(positive=False)
+    check_form(SR_FORM, write_form(SR_FORM, CONTEXT, negative), negative)
 
 
 def test_lines_lie_on_the_key_slice_and_belong_to_the_lesion_of_the_same_tracking_uid(make_exam: MakeExam) -> None:

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 import torch
 from pydicom.dataset import Dataset
+from pydicom.uid import SegmentationStorage
 from sqlalchemy import select, update
 
 from dicom_node import deliverer, jobs
@@ -198,7 +199,15 @@ def test_a_negative_exam_is_answered_too(
     house, runtime = make_house(NEVER, results=setting)
     job = run(house, runtime, ct_series(slices=24))
     assert (job.state, job.summary["finding"], job.summary["hemorrhage_ml"]) == (JobState.SUCCEEDED, "negative", 0.0)
-    assert set(result_files(house)) == kinds
+    files = result_files(house)
+    assert set(files) == kinds
+    evidence = [
+        instance.ReferencedSOPClassUID
+        for study in files["SR"].CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    ]
+    assert (SegmentationStorage in evidence) == ("SEG" in kinds), "a report names no segmentation that nobody gets"
 
 
 def _one_missing(keyword: str) -> Callable[[], list[Dataset]]:

@@ -7,7 +7,7 @@ SOP Instance UID.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
@@ -57,9 +57,8 @@ def check_form(form: Form, datasets: Sequence[Dataset], exam: AnalysedExam, *, b
     """What `write_form` gave, against the exam, what was asked for, and the objects `beside` it."""
     if form.family is Family.SR:
         seg = next((one for one in beside if one.Modality == "SEG"), None)
-        _require(seg is not None, "SR_WITHOUT_SEG", "there is no segmentation that the report could point at")
         for ds in datasets:
-            check_sr(ds, exam, form=form, seg=cast("Dataset", seg))
+            check_sr(ds, exam, form=form, seg=seg)
         return
     expected = {Family.KOS: 1 if exam.lesions else 0, Family.SC: 1 + min(len(key_slices(exam)), MOST_KEY_PAGES)}
     count = expected.get(form.family, 1)
@@ -133,25 +132,31 @@ def check_seg(seg: Dataset, exam: AnalysedExam, *, form: Form) -> None:
         _check_probabilities(seg, exam)
 
 
-def check_sr(sr: Dataset, exam: AnalysedExam, *, form: Form, seg: Dataset) -> None:
+def check_sr(sr: Dataset, exam: AnalysedExam, *, form: Form, seg: Dataset | None) -> None:
     """Identity, attributes, UIDs, references, and per lesion: segment, tracking UID and volume as in the SEG."""
-    sr, seg = through_bytes(sr), through_bytes(seg)
     source, lesions = exam.source, exam.lesions
+    _require(seg or not lesions, "SR_WITHOUT_SEG", "there is no segmentation that the report could point at")
+    sr = through_bytes(sr)
     _check_report(sr, source.headers, form)
-    known = {*source.geometry.sop_instance_uids, str(seg.SOPInstanceUID)}
+    known = {*source.geometry.sop_instance_uids, *([str(seg.SOPInstanceUID)] if seg else [])}
     strangers = set(referenced_instances(sr)) - known
     _require(not strangers, "SR_REFERENCE", f"the report refers to {len(strangers)} instances of other series")
     evidence = set(_evidence(sr))
     _require(evidence == known, "SR_EVIDENCE", "the evidence is not the source slices and the segmentation")
     reported = reported_lesions(sr)
     _require(len(reported) == len(lesions), "SR_LESIONS", f"{len(reported)} lesion groups for {len(lesions)} lesions")
-    segments = read_segments(seg)
-    for group, lesion in zip(reported, lesions, strict=True):
+    if seg:
+        _check_lesions(reported, through_bytes(seg), exam)
+    if form.planar_regions:
+        _check_regions(reported_regions(sr), exam)
+
+
+def _check_lesions(reported: Sequence[ReportedLesion], seg: Dataset, exam: AnalysedExam) -> None:
+    segments, source = read_segments(seg), exam.source
+    for group, lesion in zip(reported, exam.lesions, strict=True):
         _check_reported(group, seg, _counted_ml(segments.get(group.segment_number, {}), source))
         side = "" if lesion.side is Side.MIDLINE else str(coded(lesion.side).value)
         _require(group.laterality == side, "SR_SIDE", f"lesion {lesion.number} is {lesion.side}, the report differs")
-    if form.planar_regions:
-        _check_regions(reported_regions(sr), exam)
 
 
 def check_rejection(form: Form, datasets: Sequence[Dataset], header: Dataset) -> None:

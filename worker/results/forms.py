@@ -39,14 +39,14 @@ def write_form(
 
     `beside` are the objects already written for the same destination: a report points at the segmentation among them.
 
-    Raises ResultInvalid when the lesions are not the mask, or when a report has no segmentation to point at.
+    Raises ResultInvalid when the lesions are not the mask, or when a report of lesions has no segmentation to point at.
     """
     if form.family is Family.SEG:
         return (write_seg(context, exam, form=form),)
     if form.family in _ALONE:
         return _ALONE[form.family](context, exam, form=form)
     seg = next((ds for ds in beside if ds.Modality == "SEG"), None)
-    if seg is None:
+    if seg is None and exam.lesions:
         raise ResultInvalid("SR_WITHOUT_SEG", "a report needs the segmentation that it points at; write that first")
     return (write_sr(context, exam, form=form, seg=seg),)
 

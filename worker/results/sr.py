@@ -59,18 +59,21 @@ _CLASSES: dict[FormName, type[hd.Comprehensive3DSR | hd.ComprehensiveSR]] = {
 }
 
 
-def write_sr(context: ResultContext, exam: AnalysedExam, *, form: Form, seg: Dataset) -> Dataset:
-    """The SR of an analysed exam; `seg` is what `write_seg` gave for the same exam, in any form."""
+def write_sr(context: ResultContext, exam: AnalysedExam, *, form: Form, seg: Dataset | None) -> Dataset:
+    """The SR of an analysed exam; `seg` is what `write_seg` gave for the same exam, in any form.
+
+    None where no segmentation is sent, which only an exam without lesions can do.
+    """
     groups = _exam_group(context, exam, drawn=form.planar_regions)
-    for lesion in exam.lesions:
-        groups.extend(_lesion_group(context, exam.source, lesion, seg))
-        if form.planar_regions:
-            groups.extend(_outline_group(context, exam.source, lesion))
+    if seg is not None:
+        for lesion in exam.lesions:
+            groups.extend(_lesion_group(context, exam.source, lesion, seg))
+            if form.planar_regions:
+                groups.extend(_outline_group(context, exam.source, lesion))
     summary = summary_sentence(exam.prediction, exam.lesions, context.operating_points)
-    evidence = [*(blank_header(header) for header in exam.source.headers), blank_header(seg)]
-    document = _document(
-        context, _root(context, groups, summary), evidence, form=form, refers_to=str(seg.SOPInstanceUID)
-    )
+    evidence = [blank_header(one) for one in (*exam.source.headers, *([seg] if seg is not None else []))]
+    refers_to = str(seg.SOPInstanceUID) if seg is not None else ""
+    document = _document(context, _root(context, groups, summary), evidence, form=form, refers_to=refers_to)
     return finish(document, context, exam.header, form=form)
 
 
