@@ -62,9 +62,7 @@ def orthanc_server() -> Iterator[Orthanc]:
 @pytest.fixture
 def orthanc(orthanc_server: Orthanc) -> Orthanc:
     """A running, empty Orthanc."""
-    if not orthanc_server.process.running:
-        orthanc_server.start()
-    orthanc_server.wipe()
+    orthanc_server.up().wipe()
     return orthanc_server
 
 
@@ -85,9 +83,7 @@ def postgresql_server() -> Iterator[PostgreSQL]:
 @pytest.fixture
 def postgresql_url(postgresql_server: PostgreSQL) -> Iterator[str]:
     """The SQLAlchemy URL of a new empty database."""
-    if not postgresql_server.process.running:
-        postgresql_server.start()
-    with postgresql_server.database() as url:
+    with postgresql_server.up().database() as url:
         yield url
 
 
@@ -101,9 +97,7 @@ def redis_server() -> Iterator[Redis]:
 @pytest.fixture
 def redis_url(redis_server: Redis) -> str:
     """The URL of an empty Redis."""
-    if not redis_server.process.running:
-        redis_server.start()
-    redis_server.flush()
+    redis_server.up().flush()
     return redis_server.url
 
 
@@ -117,7 +111,5 @@ def rabbitmq_server() -> Iterator[RabbitMQ]:
 @pytest.fixture
 def rabbitmq_url(rabbitmq_server: RabbitMQ) -> Iterator[str]:
     """The URL of a new virtual host."""
-    if not rabbitmq_server.process.running:
-        rabbitmq_server.start()
-    with rabbitmq_server.vhost() as url:
+    with rabbitmq_server.up().vhost() as url:
         yield url

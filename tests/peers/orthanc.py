@@ -8,14 +8,14 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
 
 from tests.peers.presence import need, program
-from tests.peers.process import HOST, Process, free_port, listens, own_folder, wait_until
+from tests.peers.process import HOST, Process, Server, free_port, listens, own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,8 +38,10 @@ class StoredSeries:
     sop_instance_uids: tuple[str, ...]
 
 
-class Orthanc:
+class Orthanc(Server):
     """One Orthanc with a storage folder of its own that outlives `stop` and `restart`."""
+
+    name = "Orthanc"
 
     def __init__(
         self,
@@ -85,22 +87,8 @@ class Orthanc:
         (home / "orthanc.json").write_text(json.dumps(configuration, indent=1))
         self.process = Process([program("Orthanc"), home / "orthanc.json"], name="orthanc", folder=home)
 
-    def start(self) -> Self:
-        """Starts it and waits until REST and DICOM answer."""
-        self.process.start()
-        wait_until(self._answers, what="Orthanc answers", process=self.process)
-        return self
-
-    def stop(self) -> None:
-        """Ends it: a PACS that is down. Its storage stays."""
-        self.process.stop()
-
-    def restart(self) -> None:
-        """Down and up again, same storage and ports."""
-        self.stop()
-        self.start()
-
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """See Server."""
         try:
             return self._session.get(f"{self.url}/system", timeout=2.0).ok and listens(self.dicom_port)
         except requests.ConnectionError:
@@ -209,12 +197,6 @@ class Orthanc:
     def _expanded(self, level: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.rest("GET", f"/{level}?expand").json()
         return found
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def _filter(home: Path, drop: Sequence[str]) -> Path:

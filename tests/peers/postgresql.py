@@ -6,12 +6,12 @@ import signal
 import subprocess
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from tests.peers.presence import need, program
-from tests.peers.process import HOST, Process, as_user, free_port, own_folder, wait_until
+from tests.peers.process import HOST, Process, Server, as_user, free_port, own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,10 @@ SETTINGS = {
 }
 
 
-class PostgreSQL:
+class PostgreSQL(Server):
     """One server whose data outlive `stop` and `restart`."""
+
+    name = "PostgreSQL"
 
     def __init__(self, *, port: int | None = None) -> None:
         """Makes the cluster (initdb); `start` runs it."""
@@ -54,22 +56,8 @@ class PostgreSQL:
             stop_signal=signal.SIGINT,  # "fast": does not wait for clients to leave
         )
 
-    def start(self) -> Self:
-        """Starts it and waits until it takes connections."""
-        self.process.start()
-        wait_until(self._answers, what="PostgreSQL answers", process=self.process)
-        return self
-
-    def stop(self) -> None:
-        """Ends it; connections are cut."""
-        self.process.stop()
-
-    def restart(self) -> None:
-        """Down and up again, same data and port."""
-        self.stop()
-        self.start()
-
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """See Server."""
         try:
             with self._admin():
                 return True
@@ -107,9 +95,3 @@ class PostgreSQL:
             if not self.process.running:
                 self.start()
             self.drop(name)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

@@ -14,8 +14,9 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,3 +246,42 @@ def stop_all() -> None:
 
 
 atexit.register(stop_all)
+
+
+class Server(ABC):
+    """A peer behind one process, up when it answers. A context manager; `start` after `stop` finds its data again."""
+
+    name: ClassVar[str]
+    """For people."""
+    patience_s: ClassVar[float] = 60.0
+    """How long it may take to answer."""
+    process: Process
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether a client is served now."""
+
+    def start(self) -> Self:
+        """Starts it and waits until it answers."""
+        self.process.start()
+        wait_until(self.answers, what=f"{self.name} answers", timeout_s=self.patience_s, process=self.process)
+        return self
+
+    def stop(self) -> None:
+        """Ends it: a peer that is gone. What it has stored stays."""
+        self.process.stop()
+
+    def restart(self) -> None:
+        """Down and up again, same data and ports."""
+        self.stop()
+        self.start()
+
+    def up(self) -> Self:
+        """Running, whatever the test before did to it."""
+        return self if self.process.running else self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import amqp
 
 from tests.peers.presence import need, program
-from tests.peers.process import HOST, Process, free_port, listens, own_folder, wait_until
+from tests.peers.process import HOST, Process, Server, free_port, listens, own_folder, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 LOGGING = "log.file = false\nlog.console = true\nlog.console.level = warning\n"
 
 
-class RabbitMQ:
+class RabbitMQ(Server):
     """One broker whose durable queues outlive `stop` and `restart`.
 
     Every Erlang machine of one host shares the name server on port 4369 and would leave it running; this one brings its
     own, so that a broker of the machine and two test runs do not meet.
     """
+
+    name = "RabbitMQ"
+    patience_s = 120.0
 
     def __init__(self, *, port: int | None = None) -> None:
         """Not yet running: `start`, or use it as a context manager."""
@@ -65,19 +68,12 @@ class RabbitMQ:
         if not self.name_server.running:
             self.name_server.start()
         wait_until(lambda: listens(self._name_server_port), what="epmd listens", process=self.name_server)
-        self.process.start()
-        wait_until(self._answers, what="RabbitMQ answers", timeout_s=120.0, process=self.process)
-        return self
+        return super().start()
 
     def stop(self) -> None:
         """Ends it: a broker that is gone. Durable queues stay on disk."""
-        self.process.stop()
+        super().stop()
         self.name_server.stop()
-
-    def restart(self) -> None:
-        """Down and up again, same data and port."""
-        self.stop()
-        self.start()
 
     def vhost_url(self, vhost: str) -> str:
         """The broker URL of a virtual host, for Celery and kombu."""
@@ -110,7 +106,8 @@ class RabbitMQ:
                 self.start()
             self.control("delete_vhost", name)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """See Server."""
         if not listens(self.port):
             return False
         try:
@@ -118,9 +115,3 @@ class RabbitMQ:
                 return True
         except (OSError, amqp.AMQPError):
             return False
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

@@ -251,17 +251,28 @@ def test_a_real_tilted_head_gives_valid_objects(real_exam: Exam, tmp_path: Path)
 @pytest.mark.peer("dcmqi")
 def test_dcmqi_reads_the_same_voxels(make_exam: MakeExam, tmp_path: Path) -> None:
     """A reader of another code base (C++, DCMTK) agrees in patient space."""
-    tool = str(program("segimage2itkimage"))
     exam = make_exam()
-    save(exam.seg(), tmp_path / "seg.dcm")
-    command = [tool, "--inputDICOM", "seg.dcm", "--outputDirectory", ".", "-t", "nrrd", "--mergeSegments"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    convert(exam.seg(), tmp_path)
     labels, origin_lps = read_nrrd(tmp_path / "1.nrrd")
     first = int(np.abs(exam.volume.geometry.positions_lps - origin_lps).sum(axis=1).argmin())
     np.testing.assert_allclose(exam.volume.geometry.positions_lps[first], origin_lps, atol=0.01)
     expected = sum(lesion.number * lesion.mask.astype(int) for lesion in exam.lesions)
     np.testing.assert_array_equal(labels, np.asarray(expected)[first : first + len(labels)])
     assert np.count_nonzero(labels) == exam.prediction.mask.sum()
+
+
+@pytest.mark.peer("dcmqi")
+def test_dcmqi_makes_no_image_of_a_tilted_stack(make_exam: MakeExam, tmp_path: Path) -> None:
+    """What the README says of dcmqi 1.5.7: its image is a box along the normal, so it writes none, and ends with 0."""
+    convert(make_exam(tilt_degrees=18.0).seg(), tmp_path)
+    assert not list(tmp_path.glob("*.nrrd"))
+
+
+def convert(seg: Dataset, folder: Path) -> None:
+    """Has dcmqi write the segments as one image in the folder."""
+    save(seg, folder / "seg.dcm")
+    command = [str(program("segimage2itkimage")), "--inputDICOM", "seg.dcm", "--outputDirectory", ".", "-t", "nrrd"]
+    subprocess.run([*command, "--mergeSegments"], cwd=folder, check=True, capture_output=True)
 
 
 def read_nrrd(path: Path) -> tuple[Any, Any]:
