@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -51,8 +52,10 @@ def test_a_node_that_is_killed_while_it_asks_still_ends_committed(tmp_path: Path
     with CommittingPacs(reports="never") as pacs:
         node, house = node_that_asks(tmp_path, ("PACS", pacs.port), report_wait_s=30.0)
         pacs.report_to = node.port
-        pacs.on_action = node.process.kill
-        node.start()
+        up = Event()
+        pacs.on_action = lambda: up.wait(60.0) and node.process.kill()
+        node.start()  # asks perhaps before it answers C-ECHO
+        up.set()
         wait_until(lambda: bool(pacs.asked) and not node.process.running, what="the request, and the kill")
         assert states(house) == {DeliveryState.SENT}
         pacs.on_action = lambda: None
