@@ -79,6 +79,7 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
     steps: Annotated[int, typer.Option(min=1, help="Training steps of 16 patches.")] = 6000,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     start_from: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
+    average_with: Annotated[Path | None, typer.Option(help="Earlier bundle; the mean of both is what counts.")] = None,
     layers: Annotated[int, typer.Option(min=0, help="Further exams with a layer of blood under the skull.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
@@ -107,6 +108,7 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
         command=present_command(),
         version=version,
         start_from=start_from,
+        average_with=average_with,
         rounds=rounds,
         layers=layers,
     )

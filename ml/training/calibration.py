@@ -26,6 +26,8 @@ LARGE_ML = 1.0
 RIDGE = 1e-2
 """Weight decay of the logistic fits: features of separable sets must not run to infinity."""
 MARGIN_LOGIT = 0.7
+OUTLIERS = 0.02
+"""Share of bleed-free exams that may lie above the exam threshold: one dense tumour must not hide all faint bleeds."""
 EXAM_POINT_LIMITS = (0.3, 0.9)
 
 UNCALIBRATED = Calibration(slice_score=Logistic((1.0, 0.0, 0.0), 0.0), exam_score=Logistic((1.0, 0.0, 0.0), 0.0))
@@ -67,7 +69,7 @@ def calibrate(
     """Thresholds and scores fitted on exams with pixel labels.
 
     Pixels by the DSC of large bleeds, slice and exam scores as logistic functions, the exam threshold above
-    every bleed-free exam (within EXAM_POINT_LIMITS).
+    all bleed-free exams but OUTLIERS of them (within EXAM_POINT_LIMITS).
 
     Raises:
         TrainingError: no exam has blood, or all have.
@@ -166,8 +168,9 @@ def _evidence(predictor: Predictor, exam: PixelLabelled) -> _ExamEvidence:
 
 
 def _exam_threshold(scores: FloatArray, bleeding: MaskArray) -> float:
-    """A margin above the highest score of a bleed-free exam."""
-    highest = float(scores[~bleeding].max(initial=0.0))
+    """A margin above the highest score of a bleed-free exam, outliers aside."""
+    ordered = np.sort(scores[~bleeding])
+    highest = float(ordered[-1 - int(OUTLIERS * len(ordered))])
     highest = min(max(highest, 1e-6), 1 - 1e-6)
     raised = 1 / (1 + np.exp(-(np.log(highest / (1 - highest)) + MARGIN_LOGIT)))
     return float(np.clip(raised, *EXAM_POINT_LIMITS))

@@ -27,7 +27,8 @@ from ml.training.shards import LAYERS_FROM, make_shards, open_shards
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
-TEST_SEEDS_FROM = 2_000_000
+TEST_SEEDS_FROM = 4_000_000
+"""Those from 2,000,000 on have decided between bundles and tell nothing of the next one."""
 INSTITUTIONS = ("any", "A", "B")
 """Training seeds count from 0; the three ranges never meet."""
 
@@ -50,6 +51,8 @@ class CompactRun:
     command: str
     version: str
     start_from: Path | None = None
+    average_with: Path | None = None
+    """An earlier bundle of the same line: the mean of its weights and the new ones is what is calibrated."""
     rounds: int = 1
     layers: int = 0
 
@@ -75,7 +78,22 @@ def run_compact(run: CompactRun, stage: Stage) -> Bundle:
         base = load_bundle(run.start_from)
         network.load_state_dict(base.weights)
         run = replace(run, command=f"{base.config.provenance.command} && {run.command}")
-    return finish(run, _train_in_rounds(run, network, batches, stage), stage)
+    weights = _train_in_rounds(run, network, batches, stage)
+    if run.average_with is not None:
+        weights = mean_weights(weights, load_bundle(run.average_with).weights)
+    return finish(run, weights, stage)
+
+
+def mean_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of two networks of one line of training; counters are those of the first.
+
+    Weights that lie on one path of fine-tuning average well, and hold better on data of another kind than either
+    (Wortsman et al., Model soups, ICML 2022).
+    """
+    return {
+        name: (tensor + other[name]) / 2 if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in one.items()
+    }
 
 
 def _train_in_rounds(
