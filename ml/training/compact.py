@@ -199,7 +199,8 @@ on non-contrast axial head CT. It does not tell subtypes apart, and says nothing
 ## Measured on simulated exams that were not trained on
 
 "any" draws anatomy, contrast, noise and artefacts far wider than nature, as in training; "A" and "B" are two
-simulated institutions that differ as real ones do. A missed exam counts with a DSC of 0.
+simulated institutions that differ as real ones do. All three scan the same heads, so their exams are no independent
+samples. A missed exam counts with a DSC of 0.
 
 | figure | {" | ".join(names)} |
 | --- |{" --- |" * len(names)}
