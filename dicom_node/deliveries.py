@@ -22,8 +22,6 @@ from dicom_node.transport import Answer
 
 TOGETHER_S = 1.0
 """So long after it was sent a result is made sure of, together with those that were sent in the meantime."""
-REJECTED = "rejected"
-"""The finding of a study that was not analysed: it has no segmentation."""
 
 
 @dataclass(frozen=True)
