@@ -1,22 +1,25 @@
 """Training and pseudo-labelling: patches and slices per second, as ratios measured in one run.
 
-    python bench/training.py [--threads 2] [--rounds 3]
+    python bench/training.py [--threads 2] [--rounds 3] [--devices cpu cuda]
 
 - a step of `ml.training.loop` by COMPACT_RECIPE, eager, against a plain loop over the same network written plainly
 - the same loop fed by the loader, against ready-made random tensors: the share of the step rate that is kept. On a
   CPU the loader's process takes its time from the network's, so the 95 % that training asks for are a GPU's figure
 - slices per second that a teacher labels, with scores written to disk
+
+With a GPU: in bfloat16, with a loader process for every core but two, and the paper's network by PAPER_RECIPE too.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import cast
+from typing import NamedTuple, cast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -27,34 +30,50 @@ from torch.utils.data import Dataset
 from bench.engines import write_exam as write_scan
 from bench.plain import PlainDrn, train_plainly
 from ml.bundle import load_bundle
-from ml.config import Preprocessing
+from ml.config import COMPACT_PREPROCESSING, PAPER_PREPROCESSING, Preprocessing
 from ml.data.exams import LabelledExam, patient_key
 from ml.data.series import read_volume
-from ml.data.shards import ExamShard, open_exam, write_exam
+from ml.data.shards import ExamShard, open_exam, open_folder, write_exam
 from ml.inference.engines import make_engine
 from ml.labels import Subtype
-from ml.networks.patchfcn import COMPACT, PatchFcn
+from ml.networks.patchfcn import COMPACT, PAPER, PatchFcn, PatchFcnConfig
 from ml.self_training.labelling import score_exam
 from ml.self_training.scores import ScoreStore
-from ml.training.augmentation import Augmentation
 from ml.training.loop import train
-from ml.training.recipe import COMPACT_RECIPE, Machine, Span
+from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, Recipe, Span
 from ml.training.sampler import Batch, PatchBatches, Step
 from ml.training.targets import LABELS, Pool
+from ml.volume import Volume
 
-WARM_UP, STEPS = 2, 6
-"""Steps of a run that are not counted, and all of them."""
+WARM_UP = {"cpu": 2, "cuda": 120}
+STEPS = {"cpu": 6, "cuda": 480}
+"""Steps of a run that are not counted, and all of them: on a GPU enough that what the loader made ahead is used up."""
 EXAMS = 2
 """One with blood and one without. Patches cost the same whatever they show."""
+
+
+class Training(NamedTuple):
+    """What is trained, and how."""
+
+    name: str
+    network: PatchFcnConfig
+    config: Preprocessing
+    recipe: Recipe
+
+
+TRAININGS = (
+    Training("compact", COMPACT, COMPACT_PREPROCESSING, COMPACT_RECIPE),
+    Training("paper", PAPER, PAPER_PREPROCESSING, PAPER_RECIPE),
+)
 
 
 class ReadyMade(Dataset[Step]):
     """One step of random tensors, again and again: what a loader that costs nothing would give."""
 
-    def __init__(self, steps: int) -> None:
-        sampling, random = COMPACT_RECIPE.sampling, torch.Generator().manual_seed(0)
+    def __init__(self, training: Training, steps: int) -> None:
+        sampling, random = training.recipe.sampling, torch.Generator().manual_seed(0)
         shape = (sampling.batch, sampling.patch, sampling.patch)
-        images = torch.rand(shape[0], COMPACT.trunk.in_channels, *shape[1:], generator=random) * 2 - 1
+        images = torch.rand(shape[0], training.network.trunk.in_channels, *shape[1:], generator=random) * 2 - 1
         pixels = (torch.rand(shape, generator=random) < 0.02).to(torch.uint8)
         self.batch = Batch(images, pixels, torch.ones(shape[0]))
         self.steps = steps
@@ -71,24 +90,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--devices", nargs="+", default=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="training-") as name:
         folder = Path(name)
-        config = load_bundle("default").config.preprocessing
-        exams = _make_exams(folder, config)
-        devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-        for device in devices:
-            bench_steps(folder, exams, config, device=device, rounds=options.rounds)
-            bench_labelling(folder, exams, device=device, rounds=options.rounds)
-        if "cuda" not in devices:
-            print("there is no GPU here: nothing was measured on one")
+        (folder / "scan").mkdir()
+        volume = read_volume(write_scan(folder / "scan"))
+        for device in options.devices:
+            for training in TRAININGS if device == "cuda" else TRAININGS[:1]:
+                exams = _make_exams(folder / training.name, volume, training.config)
+                bench_steps(folder, exams, training, device=device, rounds=options.rounds)
+            bench_labelling(folder, open_folder(folder / "compact"), device=device, rounds=options.rounds)
+    if not torch.cuda.is_available():
+        print("there is no GPU here: nothing was measured on one")
 
 
-def _make_exams(folder: Path, config: Preprocessing) -> list[ExamShard]:
+def _make_exams(folder: Path, volume: Volume, config: Preprocessing) -> list[ExamShard]:
     """32 slices each: the first with a ball of blood, the second without."""
-    (folder / "scan").mkdir()
-    volume = read_volume(write_scan(folder / "scan"))
     rows, columns = np.mgrid[:512, :512] - 256
     exams = []
     for number in range(EXAMS):
@@ -97,58 +116,67 @@ def _make_exams(folder: Path, config: Preprocessing) -> list[ExamShard]:
             labels[10:16, np.hypot(rows, columns - 60) < 40] = Subtype.IPH
         name = f"{number:06}"
         exam = LabelledExam("bench", name, patient_key("bench", name), volume, labels)
-        write_exam(folder / "shards" / name, exam, config)
-        exams.append(open_exam(folder / "shards" / name))
+        write_exam(folder / name, exam, config)
+        exams.append(open_exam(folder / name))
     return exams
 
 
-def bench_steps(folder: Path, exams: list[ExamShard], config: Preprocessing, *, device: str, rounds: int) -> None:
+def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, device: str, rounds: int) -> None:
     """Plain loop, this loop, and this loop with its loader, by turns; medians of the rounds' ratios."""
     rates: dict[str, list[float]] = {"plain loop": [], "this loop": [], "this loop, loader": []}
+    count = STEPS[device]
     batches = PatchBatches(
         [Pool(exams, LABELS)],
-        config,
-        sampling=COMPACT_RECIPE.sampling,
-        augmentation=Augmentation(),
+        training.config,
+        sampling=training.recipe.sampling,
+        augmentation=training.recipe.augmentation,
         seed=0,
-        steps=STEPS,
+        steps=count,
     )
-    ready = ReadyMade(STEPS)
+    ready = ReadyMade(training, count)
+    workers = max(1, (os.cpu_count() or 1) - 2)
     for number in range(rounds):
         torch.manual_seed(number)
-        steps = (ready[step] for step in range(STEPS))
-        rates["plain loop"].append(_rate(train_plainly(PlainDrn(COMPACT), steps, device=device)))
-        rates["this loop"].append(_loop_rate(folder / f"{device}-{number}", ready, device=device, workers=0))
-        rates["this loop, loader"].append(
-            _loop_rate(folder / f"{device}-{number}-loader", batches, device=device, workers=1)
-        )
-    for name, against in (
-        ("plain loop", "plain loop"),
-        ("this loop", "plain loop"),
-        ("this loop, loader", "this loop"),
-    ):
-        ratio = median(one / other for one, other in zip(rates[name], rates[against], strict=True))
-        print(f"{device:5} {name:20} {median(rates[name]):8.1f} patches/s {ratio:6.2f} x {against}", flush=True)
+        if training.network is COMPACT:
+            steps = (ready[step] for step in range(count))
+            rates["plain loop"].append(_rate(train_plainly(PlainDrn(COMPACT), steps, device=device), device))
+        run = folder / f"{device}-{training.name}-{number}"
+        rates["this loop"].append(_loop_rate(run / "ready", ready, training, device=device, workers=0))
+        rates["this loop, loader"].append(_loop_rate(run / "loader", batches, training, device=device, workers=workers))
+    for name, against in (("this loop", "plain loop"), ("this loop, loader", "this loop")):
+        if rates[against]:
+            ratio = median(one / other for one, other in zip(rates[name], rates[against], strict=True))
+            print(
+                f"{device:5} {training.name:8} {name:20} {median(rates[name]):8.1f} patches/s {ratio:6.2f} x {against} "
+                f"({median(rates[against]):.1f})",
+                flush=True,
+            )
 
 
-def _loop_rate(folder: Path, steps: Dataset[Step], *, device: str, workers: int) -> float:
+def _loop_rate(folder: Path, steps: Dataset[Step], training: Training, *, device: str, workers: int) -> float:
     """Patches per second of `ml.training.loop.train`: averaged weights, clipping and journal included."""
     moments: list[float] = []
     train(
-        PatchFcn(COMPACT),
+        PatchFcn(training.network),
         cast("PatchBatches", steps),
-        COMPACT_RECIPE,
-        Span(STEPS),
+        training.recipe,
+        Span(STEPS[device]),
         folder=folder,
-        machine=Machine(device=device, loader_workers=workers, tensorboard=False),
+        machine=Machine(
+            device=device,
+            precision="float32" if device == "cpu" else "bfloat16",
+            loader_workers=workers,
+            checkpoint_steps=STEPS[device],
+            tensorboard=False,
+        ),
         progress=lambda *_: moments.append(time.perf_counter()),
     )
-    return _rate(moments)
+    return _rate(moments, device)
 
 
-def _rate(moments: list[float]) -> float:
+def _rate(moments: list[float], device: str) -> float:
     """Patches per second from the end of the warm-up; the last step also writes a checkpoint and is left out."""
-    counted = moments[WARM_UP - 1 : -1]
+    counted = moments[WARM_UP[device] - 1 : -1]
     return COMPACT_RECIPE.sampling.batch * (len(counted) - 1) / (counted[-1] - counted[0])
 
 

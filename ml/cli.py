@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
-from ml.bundle import load_bundle, write_bundle
+from ml.bundle import Bundle, load_bundle, write_bundle
 from ml.config import PREPROCESSINGS
 from ml.data.dicom_folder import find_series
 from ml.data.manifest import LEFT_OUT
@@ -19,6 +19,7 @@ from ml.data.parts import make_parts, write_parts
 from ml.data.preparation import UNREADABLE, Preparation, prepare_exams
 from ml.data.readers import READERS
 from ml.data.series import read_volume
+from ml.device import choose_device
 from ml.errors import EvaluationError, MlError, UnreadableStudy
 from ml.evaluation.judging import evaluate, make_origin
 from ml.evaluation.metrics import auc
@@ -33,8 +34,8 @@ from ml.provenance import present_command, present_commit
 from ml.self_training.cli import register as register_self_training
 from ml.study.cli import make_study
 from ml.study.cli import register as register_study
-from ml.training.compact import TEST_SEEDS_FROM, CompactRun, card, held_out_metrics, run_compact
-from ml.training.recipe import Machine, PrecisionName
+from ml.training.compact import TEST_SEEDS_FROM, CompactRun, Finish, card, finish, held_out_metrics, train_compact
+from ml.training.recipe import COMPACT_RECIPE, Machine, PrecisionName
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
@@ -71,13 +72,14 @@ def predict(
 
 
 @app.command("train-compact")
-def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
-    out: Annotated[Path, typer.Option(help="Run folder: checkpoint, log, and in the end bundle/.")],
+def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
+    out: Annotated[Path, typer.Option(help="Run folder: checkpoint, log, weights, and in the end bundle/.")],
     shards: Annotated[Path | None, typer.Option(help="Simulated exams, shared between runs; <out>/shards.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, patches and augmentation.")] = 0,
     exams: Annotated[int, typer.Option(min=2, help="Simulated exams to train on (seeds 0, 1, 2 ...).")] = 600,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of 16 patches.")] = 6000,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6000,
+    batch: Annotated[int, typer.Option(min=2, help="Patches of a step.")] = COMPACT_RECIPE.sampling.batch,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = COMPACT_RECIPE.learning_rate,
     start_from: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
     average_with: Annotated[Path | None, typer.Option(help="Earlier bundle; the mean of both is what counts.")] = None,
     layers: Annotated[int, typer.Option(min=0, help="Further exams with a layer of blood under the skull.")] = 0,
@@ -86,25 +88,28 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
     loader_workers: Annotated[int, typer.Option(min=0, help="Processes that make patches; 0 for this one.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the training process.")] = 1,
-    bfloat16: Annotated[bool, typer.Option(help="Mixed precision: faster on CPUs with AVX-512 BF16.")] = False,
-    validation_exams: Annotated[int, typer.Option(min=4, help="Exams to calibrate on.")] = 80,
-    test_exams: Annotated[int, typer.Option(min=4, help="Exams to test on, half of them with blood.")] = 80,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[PrecisionName, typer.Option(help="bfloat16 needs AVX-512 BF16 or a GPU.")] = "float32",
+    validation_exams: Annotated[int, typer.Option(min=4, help="Exams of each institution to calibrate on.")] = 80,
+    test_exams: Annotated[int, typer.Option(min=4, help="Of each institution, half of them with blood.")] = 80,
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+    *,
+    finished: Annotated[bool, typer.Option("--finish/--no-finish", help="Calibrate, test, write the bundle.")] = True,
 ) -> None:
     """Make the default bundle: simulate exams, train, calibrate, test, write. Stop and rerun at any moment."""
     torch.set_num_threads(threads)
+    device = choose_device(device)
     run = CompactRun(
         out=out,
         shards=shards or out / "shards",
         seed=seed,
         exams=exams,
         steps=steps,
+        batch=batch,
         learning_rate=learning_rate,
-        machine=Machine(loader_workers=loader_workers, precision="bfloat16" if bfloat16 else "float32"),
+        machine=Machine(device=device, loader_workers=loader_workers, precision=precision),
         matrix=matrix,
         workers=workers,
-        validation_exams=validation_exams,
-        test_exams=test_exams,
         command=present_command(),
         version=version,
         start_from=start_from,
@@ -113,9 +118,31 @@ def train_compact(  # noqa: PLR0917 (Typer: an option is a parameter)
         layers=layers,
     )
     with stages() as stage:
-        bundle = run_compact(run, stage)
-    print((out / "bundle" / "metrics.json").read_text())
-    print(f"bundle {bundle.identity.name} {bundle.identity.version} {bundle.identity.digest} -> {out / 'bundle'}")
+        train_compact(run, stage)
+        if not finished:
+            return
+        bundle = finish(out, Finish(validation_exams, test_exams, matrix, workers, device), stage)
+    _show_bundle(bundle, out / "bundle")
+
+
+@app.command("finish-compact")
+def finish_compact_bundle(
+    run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of train-compact --no-finish.")],
+    validation_exams: Annotated[int, typer.Option(min=4, help="Exams of each institution to calibrate on.")] = 80,
+    test_exams: Annotated[int, typer.Option(min=4, help="Of each institution, half of them with blood.")] = 80,
+    matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Calibrate and test trained weights and write the bundle: the second half of train-compact, on any machine."""
+    with stages() as stage:
+        bundle = finish(run, Finish(validation_exams, test_exams, matrix, workers, device), stage)
+    _show_bundle(bundle, run / "bundle")
+
+
+def _show_bundle(bundle: Bundle, folder: Path) -> None:
+    print((folder / "metrics.json").read_text())
+    print(f"bundle {bundle.identity.name} {bundle.identity.version} {bundle.identity.digest} -> {folder}")
 
 
 @app.command()

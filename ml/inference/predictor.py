@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ml.bundle import Bundle
+from ml.device import choose_device
 from ml.inference import scores
 from ml.inference.engines import Engine, EngineName, F32Array, make_engine
 from ml.inference.lesions import without_islands
@@ -61,7 +62,7 @@ class Predictor:
         self._engine_name: EngineName = engine
         if threads is not None:
             torch.set_num_threads(threads)
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = choose_device(device)
         self._engine = make_engine(
             bundle.make_network(), engine, device=self.device, threads=threads, cache=self._cache
         )

@@ -20,6 +20,8 @@ class Institution:
     thickness_mm: tuple[float, ...]
     blur_mm: Range
     edge_gain: Range
+    halo: Range
+    halo_mm: Range
     noise_hu: Range
     grain_mm: Range
     fov_mm: Range
@@ -40,17 +42,21 @@ TOSHIBA = ("TOSHIBA", "Aquilion", "FC26", "FC30")
 INSTITUTIONS: dict[str, Institution] = {
     "A": Institution(
         makers=(GE,), thickness_mm=(5.0, 5.0, 4.0, 2.5), blur_mm=(0.8, 1.1), edge_gain=(0.0, 0.15), noise_hu=(2.6, 4.2),
-        grain_mm=(1.1, 1.45), fov_mm=(220.0, 250.0), tilt=(0.5, (5.0, 22.0)), hu_offset=(-1.5, 1.0),
+        halo=(0.02, 0.07), halo_mm=(2.0, 3.2), grain_mm=(1.1, 1.45), fov_mm=(220.0, 250.0), tilt=(0.5, (5.0, 22.0)),
+        hu_offset=(-1.5, 1.0),
         hardening=(0.5, 1.2), artefact_share=0.06, headrests=("cradle",), circular_share=0.8,
     ),
     "B": Institution(
         makers=(SIEMENS, PHILIPS), thickness_mm=(3.0, 5.0, 2.0, 1.0), blur_mm=(0.6, 0.9), edge_gain=(0.25, 0.6),
-        noise_hu=(4.0, 7.5), grain_mm=(0.75, 1.0), fov_mm=(200.0, 280.0), tilt=(0.1, (3.0, 12.0)), hu_offset=(0.5, 5.0),
+        halo=(0.0, 0.04), halo_mm=(1.5, 2.5), noise_hu=(4.0, 7.5), grain_mm=(0.75, 1.0), fov_mm=(200.0, 280.0),
+        tilt=(0.1, (3.0, 12.0)), hu_offset=(0.5, 5.0),
         hardening=(0.8, 2.0), artefact_share=0.15, headrests=("cradle", "flat"), circular_share=0.2,
     ),
     "any": Institution(
-        makers=(GE, SIEMENS, PHILIPS, TOSHIBA), thickness_mm=(*7 * (5.0,), 4.0, 4.8, 3.0, 3.0, 6.0, 7.0, 2.5, 1.2, 0.6),
-        blur_mm=(0.6, 1.7), edge_gain=(0.0, 0.7), noise_hu=(1.3, 8.0), grain_mm=(0.75, 1.8), fov_mm=(195.0, 300.0),
+        makers=(GE, SIEMENS, PHILIPS, TOSHIBA),
+        thickness_mm=(*6 * (5.0,), 2.0, 4.0, 4.8, 3.0, 3.0, 6.0, 7.0, 2.5, 1.2, 0.6), blur_mm=(0.6, 1.7),
+        edge_gain=(0.0, 0.7), halo=(0.0, 0.12), halo_mm=(1.2, 4.0), noise_hu=(1.3, 8.0), grain_mm=(0.75, 1.8),
+        fov_mm=(195.0, 300.0),
         tilt=(0.45, (3.0, 25.0)), hu_offset=(-4.0, 6.0), hardening=(0.2, 2.2), artefact_share=0.12,
         headrests=("cradle", "cradle", "flat", "none"), circular_share=0.5,
     ),
@@ -114,4 +120,6 @@ def draw_scanner(rng: np.random.Generator, *, institution: str) -> ScannerSpec:
         ring_hu=float(rng.uniform(0.5, 2.5)) if rng.random() < 0.5 * kind.artefact_share else 0.0,
         headrest=str(rng.choice(kind.headrests)),
         circular_field=bool(rng.random() < kind.circular_share),
+        halo=float(rng.uniform(*kind.halo)),
+        halo_mm=float(rng.uniform(*kind.halo_mm)),
     )

@@ -152,11 +152,17 @@ def _frequencies(matrix: int, pixel_mm: float) -> Array:
 
 
 def _kernel(scanner: ScannerSpec, frequency: Array) -> Array:
-    """Modulation of the in-plane point spread, with edge enhancement."""
+    """Modulation of the in-plane point spread: a core with edge enhancement, and a wide tail.
+
+    The tail follows a real scan (GE HiSpeed Dual, kernel STD+, slices of 7 mm): within the vault the median is 52 HU
+    at 2.4 mm from bone, 42 at 4.3 mm, 38 at 7 mm and 34 at 12 mm; without a tail the simulated brain is level from
+    3 mm on.
+    """
     sigma = scanner.blur_mm / 2.355
     gauss = np.exp(-2.0 * (np.pi * frequency * sigma) ** 2)
     lift = 1.0 + scanner.edge_gain * (frequency / 0.35) ** 2 * np.exp(1.0 - (frequency / 0.35) ** 2)
-    return np.asarray(gauss * lift, dtype=np.float32)
+    tail = 1.0 / (1.0 + (2.0 * np.pi * frequency * scanner.halo_mm) ** 2)
+    return np.asarray((1.0 - scanner.halo) * gauss * lift + scanner.halo * tail, dtype=np.float32)
 
 
 def _noise_shape(scanner: ScannerSpec, frequency: Array) -> Array:

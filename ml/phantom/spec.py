@@ -226,6 +226,10 @@ class ScannerSpec:
     """none, cradle or flat."""
     circular_field: bool
     """Outside the reconstruction circle there is pixel padding."""
+    halo: float
+    """Share of the point spread that lies in a wide tail (scatter, focal spot): brain beside bone looks brighter."""
+    halo_mm: float
+    """Over which the tail falls by a factor of e."""
 
 
 @dataclass(frozen=True)

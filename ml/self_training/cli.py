@@ -14,6 +14,7 @@ import typer
 from ml.bundle import load_bundle
 from ml.config import COMPACT_PREPROCESSING, PAPER_PREPROCESSING
 from ml.data.shards import ExamShard, open_folder
+from ml.device import choose_device
 from ml.errors import DataError, TrainingError
 from ml.inference.engines import engine_name
 from ml.networks.patchfcn import COMPACT, PAPER
@@ -103,10 +104,11 @@ def pseudo_label(
     """Keep what a teacher says of every slice, as soft scores."""
     corpus = open_corpus(unlabelled)
     bundle = load_bundle(teacher)
-    on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     with stages() as stage:
         tell = stage("pseudo-labels", len(corpus))
-        score_corpus(bundle, corpus, ScoreStore(out), device=on, engine=engine_name(engine), progress=tell)
+        score_corpus(
+            bundle, corpus, ScoreStore(out), device=choose_device(device), engine=engine_name(engine), progress=tell
+        )
     print(f"{len(corpus)} exams -> {out}")
 
 

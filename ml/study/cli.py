@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
+from ml.device import choose_device
 from ml.errors import EvaluationError
 from ml.inference.engines import engine_name
 from ml.progress import stages
@@ -41,13 +42,12 @@ def make_study(
         raise EvaluationError(f"there is no data {data!r} for a study; write `phantom`")
     if scale not in SCALES:
         raise typer.BadParameter(f"one of {', '.join(SCALES)} is expected, not {scale}")
-    on = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if threads is not None:
         torch.set_num_threads(threads)
     run = StudyRun(
         out=out,
         scale=SCALES[scale],
-        machine=Machine(on, precision, loader_workers=loader_workers),
+        machine=Machine(choose_device(device), precision, loader_workers=loader_workers),
         config=self_training(c_percent, ignore_band, k_positive, k_negative),
         seed=seed,
         engine=engine_name(engine),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ml.bundle import Bundle, BundleConfig, identify, load_bundle, write_bundle
 from ml.config import COMPACT_PREPROCESSING, Provenance
+from ml.errors import TrainingError
 from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
 from ml.progress import Stage
@@ -21,33 +25,35 @@ from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate,
 from ml.training.exams import simulate_exams
 from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
-from ml.training.recipe import COMPACT_RECIPE, Machine, Span
+from ml.training.recipe import COMPACT_RECIPE, Machine, Recipe, Span
 from ml.training.sampler import PatchBatches
 from ml.training.shards import LAYERS_FROM, make_shards, open_shards
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
-TEST_SEEDS_FROM = 4_000_000
-"""Those from 2,000,000 on have decided between bundles and tell nothing of the next one."""
+TEST_SEEDS_FROM = 8_000_000
+"""Those from 2,000,000 to 4,999,999 have decided between bundles and tell nothing of the next one; those from 5,000,000
+on belong to `ml.study`. Training seeds count from 0: the ranges never meet."""
 INSTITUTIONS = ("any", "A", "B")
-"""Training seeds count from 0; the three ranges never meet."""
+"""Each scans heads of its own, so that no head counts twice."""
+TRAINED = "trained.safetensors"
+"""In the run's folder: the weights, and as metadata what a bundle tells of how they came about."""
 
 
 @dataclass(frozen=True)
 class CompactRun:
-    """A run of `python -m ml train-compact`."""
+    """A run of `python -m ml train-compact`, up to the trained weights."""
 
     out: Path
     shards: Path
     seed: int
     exams: int
     steps: int
+    batch: int
     learning_rate: float
     machine: Machine
     matrix: int
     workers: int
-    validation_exams: int
-    test_exams: int
     command: str
     version: str
     start_from: Path | None = None
@@ -57,31 +63,52 @@ class CompactRun:
     layers: int = 0
 
 
-def run_compact(run: CompactRun, stage: Stage) -> Bundle:
-    """Everything; returns the bundle written to `<out>/bundle`."""
+@dataclass(frozen=True)
+class Finish:
+    """How trained weights become a bundle: `python -m ml finish-compact`."""
+
+    validation_exams: int
+    """To calibrate on, at each of INSTITUTIONS."""
+    test_exams: int
+    """At each of INSTITUTIONS, half of them with blood."""
+    matrix: int
+    workers: int
+    device: str = "auto"
+
+
+def train_compact(run: CompactRun, stage: Stage) -> None:
+    """Simulate and train; the weights are then in `<out>/trained.safetensors`."""
     config = COMPACT_PREPROCESSING
     seeds = [*range(run.exams), *range(LAYERS_FROM, LAYERS_FROM + run.layers)]
     tell = stage("simulating exams", len(seeds))
     for seed in make_shards(run.shards, seeds, config, workers=run.workers, matrix=run.matrix):
         tell(f"seed {seed}")
+    recipe = replace(
+        COMPACT_RECIPE,
+        learning_rate=run.learning_rate,
+        sampling=replace(COMPACT_RECIPE.sampling, batch=run.batch),
+    )
     batches = PatchBatches(
         [Pool(open_shards(run.shards, seeds), LABELS)],
         config,
-        sampling=COMPACT_RECIPE.sampling,
-        augmentation=COMPACT_RECIPE.augmentation,
+        sampling=recipe.sampling,
+        augmentation=recipe.augmentation,
         seed=run.seed,
         steps=run.steps,
     )
     torch.manual_seed(run.seed)
     network = PatchFcn(COMPACT)
+    command = run.command
     if run.start_from is not None:
         base = load_bundle(run.start_from)
         network.load_state_dict(base.weights)
-        run = replace(run, command=f"{base.config.provenance.command} && {run.command}")
-    weights = _train_in_rounds(run, network, batches, stage)
+        command = f"{base.config.provenance.command} && {command}"
+    weights = _train_in_rounds(run, recipe, network, batches, stage)
     if run.average_with is not None:
         weights = mean_weights(weights, load_bundle(run.average_with).weights)
-    return finish(run, weights, stage)
+    provenance = Provenance("simulated", command, run.seed, present_commit(), run.steps)
+    facts = {"version": run.version, "provenance": json.dumps(asdict(provenance))}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, run.out / TRAINED, metadata=facts)
 
 
 def mean_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -97,10 +124,9 @@ def mean_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 def _train_in_rounds(
-    run: CompactRun, network: PatchFcn, batches: PatchBatches, stage: Stage
+    run: CompactRun, recipe: Recipe, network: PatchFcn, batches: PatchBatches, stage: Stage
 ) -> dict[str, torch.Tensor]:
     """Rounds of training; each but a fresh network's first begins with a look for what is taken for blood."""
-    recipe = replace(COMPACT_RECIPE, learning_rate=run.learning_rate)
     starts = [run.steps * number // run.rounds for number in range(run.rounds)] + [run.steps]
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     for first, last in pairwise(starts):
@@ -131,45 +157,68 @@ def _lures(
     if not path.is_file():
         judge = PatchFcn(COMPACT)
         judge.load_state_dict(weights)
-        judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch.nn.Module.to has it
+        judge.to(run.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # as in loop.py
         tell = stage(f"lures at {step}", len(batches.bleed_free))
         run.out.mkdir(parents=True, exist_ok=True)
-        bfloat16 = run.machine.precision == "bfloat16"
-        progress = partial(tell, "")
-        save_lures(path, find_lures(judge, batches.bleed_free, batches.config, bfloat16=bfloat16, progress=progress))
+        lures = find_lures(judge, batches.bleed_free, batches.config, machine=run.machine, progress=partial(tell, ""))
+        save_lures(path, lures)
     return load_lures(path)
 
 
-def finish(run: CompactRun, weights: dict[str, torch.Tensor], stage: Stage) -> Bundle:
-    """Calibrate, test and write the bundle of trained weights."""
+def finish(folder: Path, plan: Finish, stage: Stage) -> Bundle:
+    """Calibrate and test the weights in a run's folder; returns the bundle, which is in `<folder>/bundle`.
+
+    Raises:
+        TrainingError: the training has not ended.
+    """
+    weights, version, provenance = _load_trained(folder)
     config = BundleConfig(
         name="compact",
-        version=run.version,
+        version=version,
         network=COMPACT,
         preprocessing=COMPACT_PREPROCESSING,
         operating_point=UNCALIBRATED_POINT,
         calibration=UNCALIBRATED,
-        provenance=Provenance("simulated", run.command, run.seed, present_commit(), run.steps),
+        provenance=provenance,
     )
-    predictor = Predictor(Bundle(config, identify(config, "not yet written"), weights), device="cpu")
-    tell = stage("calibrating", run.validation_exams * len(INSTITUTIONS))
-    seeds = range(VALIDATION_SEEDS_FROM, VALIDATION_SEEDS_FROM + run.validation_exams)
+    predictor = Predictor(Bundle(config, identify(config, "not yet written"), weights), device=plan.device)
+    tell = stage("calibrating", plan.validation_exams * len(INSTITUTIONS))
     exams = chain.from_iterable(
-        simulate_exams(seeds, matrix=run.matrix, workers=run.workers, institution=institution)
-        for institution in INSTITUTIONS
+        simulate_exams(seeds, matrix=plan.matrix, workers=plan.workers, institution=institution)
+        for institution, seeds in _heads(VALIDATION_SEEDS_FROM, plan.validation_exams)
     )
     point, calibration = calibrate(predictor, exams, progress=lambda: tell(""))
     config = replace(config, operating_point=point, calibration=calibration)
     calibrated = with_calibration(predictor, point, calibration)
-    metrics = held_out_metrics(calibrated, stage, exams=run.test_exams, matrix=run.matrix, workers=run.workers)
-    return write_bundle(run.out / "bundle", config, weights=weights, metrics=metrics, card=card(config, metrics))
+    metrics = held_out_metrics(calibrated, stage, exams=plan.test_exams, matrix=plan.matrix, workers=plan.workers)
+    return write_bundle(folder / "bundle", config, weights=weights, metrics=metrics, card=card(config, metrics))
+
+
+def _load_trained(folder: Path) -> tuple[dict[str, torch.Tensor], str, Provenance]:
+    """Weights, version and provenance."""
+    path = folder / TRAINED
+    if not path.is_file():
+        raise TrainingError(
+            f"{folder} has no {TRAINED}: its training has not ended. Run train-compact again, it goes on"
+        )
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    return weights, facts["version"], Provenance(**json.loads(facts["provenance"]))
+
+
+def _heads(first_seed: int, count: int) -> list[tuple[str, range]]:
+    """The seeds of every institution: `count` heads each, none twice."""
+    return [
+        (institution, range(first_seed + number * count, first_seed + (number + 1) * count))
+        for number, institution in enumerate(INSTITUTIONS)
+    ]
 
 
 def held_out_metrics(predictor: Predictor, stage: Stage, *, exams: int, matrix: int, workers: int) -> dict[str, Any]:
     """metrics.json: figures on exams of each institution whose seeds were not trained on, half of them with blood."""
     metrics: dict[str, Any] = {"data": "simulated head CTs that were not trained on; no statement on clinical accuracy"}
-    seeds = range(TEST_SEEDS_FROM, TEST_SEEDS_FROM + exams)
-    for institution in INSTITUTIONS:
+    for institution, seeds in _heads(TEST_SEEDS_FROM, exams):
         tell = stage(f"testing on {institution}", exams)
         stream = simulate_exams(seeds, matrix=matrix, workers=workers, alternate=True, institution=institution)
         metrics[institution] = evaluate_on_phantoms(predictor, stream, progress=lambda tell=tell: tell(""))  # type: ignore[misc]
@@ -199,8 +248,7 @@ on non-contrast axial head CT. It does not tell subtypes apart, and says nothing
 ## Measured on simulated exams that were not trained on
 
 "any" draws anatomy, contrast, noise and artefacts far wider than nature, as in training; "A" and "B" are two
-simulated institutions that differ as real ones do. All three scan the same heads, so their exams are no independent
-samples. A missed exam counts with a DSC of 0.
+simulated institutions that differ as real ones do. Each has heads of its own. A missed exam counts with a DSC of 0.
 
 | figure | {" | ".join(names)} |
 | --- |{" --- |" * len(names)}

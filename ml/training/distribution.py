@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from ml.device import choose_device
+
 
 def rank() -> int:
     """Which of the processes this is."""
@@ -37,8 +39,7 @@ def process_group(device: str) -> Iterator[str]:
 
     `device`: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return

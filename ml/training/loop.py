@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,6 +43,28 @@ class _Joined(nn.Module):
         return torch.cat([one.pixels.flatten() for one in outputs]), torch.cat([one.classes for one in outputs])
 
 
+class _StepLoss:
+    """The loss of a step on its way from the device: a GPU is not waited for before the next step is under way."""
+
+    def __init__(self, step: int, loss: Tensor) -> None:
+        self.step = step
+        self._loss = loss.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived is not None:
+            self._arrived.record()
+
+    @property
+    def is_here(self) -> bool:
+        """Without waiting; always on a CPU."""
+        return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
+
+    def read(self) -> float:
+        """Wait for it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._loss)
+
+
 @dataclass
 class _State:
     """What changes while a network is trained; all of it is in a checkpoint."""
@@ -79,6 +102,20 @@ class _State:
         if torch.cuda.is_available() and len(kept["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(kept["random_cuda"])
 
+    def smooth(self, found: _StepLoss) -> None:
+        """Take in the loss of a step.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
+        value = found.read()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is not finite at step {found.step}; the checkpoint before it is kept. Look at the data "
+                "with that step's number, or lower the learning rate, and run the same command again"
+            )
+        self.loss = value if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * value
+
     def weights(self) -> dict[str, Tensor]:
         """What is kept of the training: the averaged weights, or the last ones."""
         return {name: tensor.detach().cpu() for name, tensor in (self.averaged or self.network.state_dict()).items()}
@@ -114,21 +151,19 @@ def train(
     with closing(
         Journal(folder if rank() == 0 else None, first=state.step, tensorboard=machine.tensorboard)
     ) as journal:
+        under_way: deque[_StepLoss] = deque()
         for step in _patches(batches, state.step, span.end, machine):
             rate = recipe.rate(state.step, span)
             found, norm = _learn(joined, state, step, rate, recipe, machine)
-            value = float(found.sum.detach())
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is not finite at step {state.step}; the checkpoint before it is kept. Look at the data "
-                    "with that step's number, or lower the learning rate, and run the same command again"
-                )
-            state.loss = value if math.isnan(state.loss) else 0.98 * state.loss + 0.02 * value
+            under_way.append(_StepLoss(state.step, found.sum.detach()))
             state.step += 1
+            due = state.step % machine.checkpoint_steps == 0 or state.step == span.end
+            while under_way and (due or len(under_way) > 1 or under_way[0].is_here):
+                state.smooth(under_way.popleft())
             _average(state, min(recipe.average_decay, state.step / (state.step + 10)))
             if journal.is_due(state.step):
                 journal.note(state.step, _figures(found, step, rate, norm))
-            if state.step % machine.checkpoint_steps == 0 or state.step == span.end:
+            if due:
                 if rank() == 0:
                     save_checkpoint(folder / CHECKPOINT, state.to_checkpoint())
                 journal.flush(state.step, state.loss)
@@ -156,7 +191,9 @@ def _start(network: PatchFcn, recipe: Recipe, machine: Machine) -> _State:
             network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
     else:
-        optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=recipe.weight_decay)
+        # fused is one kernel on a GPU; on a CPU the plain one keeps its bits between versions
+        fused = torch.device(machine.device).type == "cuda"
+        optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=fused)
     scaler = torch.amp.GradScaler(torch.device(machine.device).type, enabled=machine.precision == "float16")
     averaged = {}
     if recipe.average_decay:
@@ -207,12 +244,17 @@ def _figures(found: Losses, step: Step, rate: float, norm: Tensor) -> dict[str, 
 
 
 def _average(state: _State, decay: float) -> None:
+    if not state.averaged:
+        return
     with torch.no_grad():
-        for name, tensor in state.network.state_dict().items() if state.averaged else ():
+        means, weights = [], []
+        for name, tensor in state.network.state_dict().items():
             if tensor.is_floating_point():
-                state.averaged[name].lerp_(tensor, 1 - decay)
+                means.append(state.averaged[name])
+                weights.append(tensor)
             else:
                 state.averaged[name].copy_(tensor)
+        torch._foreach_lerp_(means, weights, 1 - decay)
 
 
 def _patches(batches: PatchBatches, first: int, last: int, machine: Machine) -> Iterator[Step]:

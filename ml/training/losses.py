@@ -36,7 +36,7 @@ def losses(logits: Logits, pixels: Tensor, classes_N: Tensor, weights: LossWeigh
     Where no pixel has a label (image-level labels alone) the segmentation loss is 0 and gives no gradient.
     """
     entropy = functional.binary_cross_entropy_with_logits(logits.classes.float(), classes_N, reduction="sum")
-    count = total(torch.tensor(float(len(classes_N)), device=classes_N.device))
+    count = total(torch.full((), float(len(classes_N)), device=classes_N.device))
     return Losses(
         segmentation_loss(logits.pixels.float(), pixels, weights), weights.classes * total(entropy) / count.clamp(min=1)
     )

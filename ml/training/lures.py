@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ml.config import Preprocessing
 from ml.inference.preprocessing import to_channels
+from ml.training.recipe import Machine
 from ml.training.shards import ExamShard
 
 BATCH = 8
@@ -43,27 +45,47 @@ class Lure:
     """How much of it looks like blood: pixels, each by its probability."""
 
 
+class _Images(Dataset[Tensor]):
+    """Item `i` holds the network's images of exam `i`, one for each analysed slice."""
+
+    def __init__(self, exams: Sequence[ExamShard], config: Preprocessing) -> None:
+        self.exams, self.config = exams, config
+
+    def __len__(self) -> int:
+        return len(self.exams)
+
+    def __getitem__(self, number: int) -> Tensor:
+        """(n, C, v, u)."""
+        exam = self.exams[number]
+        return torch.from_numpy(to_channels(exam.hu[exam.neighbours].astype(np.float32), self.config))
+
+
 def find_lures(
     network: nn.Module,
     exams: Sequence[ExamShard],
     config: Preprocessing,
     *,
-    bfloat16: bool,
+    machine: Machine,
     progress: Callable[[], None] | None = None,
 ) -> list[Lure]:
-    """Every slice of the bleed-free `exams` that looks a little like blood to `network`; leaves its mode as it was."""
+    """Every slice of the bleed-free `exams` that looks a little like blood to `network`; leaves its mode as it was.
+
+    The network must be on the machine's device.
+    """
     training = network.training
     network.eval()
     found: list[Lure] = []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        for exam in exams:
-            for first in range(0, len(exam.neighbours), BATCH):
-                rows = exam.neighbours[first : first + BATCH]
-                images = torch.from_numpy(to_channels(exam.hu[rows].astype(np.float32), config))
-                logits = network(images.contiguous(memory_format=torch.channels_last))
-                prob = logits.pixels.float().sigmoid().numpy()
-                classes = logits.classes.float().sigmoid().numpy()
-                found += [_lure(exam.folder.name, first + n, prob[n], float(classes[n])) for n in range(len(rows))]
+    device = torch.device(machine.device)
+    loader = DataLoader(_Images(exams, config), batch_size=None, num_workers=machine.loader_workers)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=machine.precision == "bfloat16"):
+        for exam, images in zip(exams, loader, strict=True):
+            row = 0
+            for part in images.split(BATCH):
+                logits = network(part.to(device).contiguous(memory_format=torch.channels_last))
+                prob = logits.pixels.float().sigmoid().cpu().numpy()
+                classes = logits.classes.float().sigmoid().cpu().numpy()
+                found += [_lure(exam.folder.name, row + n, prob[n], float(classes[n])) for n in range(len(part))]
+                row += len(part)
             if progress is not None:
                 progress()
     network.train(training)

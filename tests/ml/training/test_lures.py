@@ -12,7 +12,7 @@ from ml.data.shards import open_exam
 from ml.networks.patchfcn import Logits
 from ml.training.augmentation import Augmentation
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
-from ml.training.recipe import Sampling
+from ml.training.recipe import Machine, Sampling
 from ml.training.sampler import PatchBatches
 from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, Pool
@@ -42,7 +42,7 @@ def free(exams: list[ExamShard]) -> list[ExamShard]:
 
 def found(free: list[ExamShard], config: Preprocessing = TINY_PREPROCESSING) -> list[Lure]:
     """By the network above."""
-    return find_lures(TakesBrightForBlood().train(), free, config, bfloat16=False)
+    return find_lures(TakesBrightForBlood().train(), free, config, machine=Machine(loader_workers=0))
 
 
 def test_the_slice_and_the_place_are_found(free: list[ExamShard]) -> None:
