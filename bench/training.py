@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from bench.engines import write_exam as write_scan
 from bench.plain import PlainDrn, train_plainly
@@ -46,7 +46,7 @@ from ml.training.targets import LABELS, Pool
 from ml.volume import Volume
 
 WARM_UP = {"cpu": 2, "cuda": 120}
-STEPS = {"cpu": 6, "cuda": 480}
+STEPS = {"cpu": 6, "cuda": 360}
 """Steps of a run that are not counted, and all of them: on a GPU enough that what the loader made ahead is used up."""
 EXAMS = 2
 """One with blood and one without. Patches cost the same whatever they show."""
@@ -123,7 +123,7 @@ def _make_exams(folder: Path, volume: Volume, config: Preprocessing) -> list[Exa
 
 def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, device: str, rounds: int) -> None:
     """Plain loop, this loop, and this loop with its loader, by turns; medians of the rounds' ratios."""
-    rates: dict[str, list[float]] = {"plain loop": [], "this loop": [], "this loop, loader": []}
+    rates: dict[str, list[float]] = {"plain loop": [], "this loop": [], "this loop, loader": [], "loader alone": []}
     count = STEPS[device]
     batches = PatchBatches(
         [Pool(exams, LABELS)],
@@ -143,7 +143,12 @@ def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, dev
         run = folder / f"{device}-{training.name}-{number}"
         rates["this loop"].append(_loop_rate(run / "ready", ready, training, device=device, workers=0))
         rates["this loop, loader"].append(_loop_rate(run / "loader", batches, training, device=device, workers=workers))
-    for name, against in (("this loop", "plain loop"), ("this loop, loader", "this loop")):
+        rates["loader alone"].append(_loader_rate(batches, device=device, workers=workers))
+    for name, against in (
+        ("this loop", "plain loop"),
+        ("this loop, loader", "this loop"),
+        ("loader alone", "this loop"),
+    ):
         if rates[against]:
             ratio = median(one / other for one, other in zip(rates[name], rates[against], strict=True))
             print(
@@ -172,6 +177,12 @@ def _loop_rate(folder: Path, steps: Dataset[Step], training: Training, *, device
         progress=lambda *_: moments.append(time.perf_counter()),
     )
     return _rate(moments, device)
+
+
+def _loader_rate(batches: PatchBatches, *, device: str, workers: int) -> float:
+    """Patches per second that the loader's processes make while nobody trains: above the loop's, they never lag."""
+    loader = DataLoader(batches, batch_size=None, num_workers=workers)
+    return _rate([time.perf_counter() for _ in loader], device)
 
 
 def _rate(moments: list[float], device: str) -> float:
