@@ -50,6 +50,17 @@ def test_engines_agree_on_the_shipped_bundle(engine: EngineName) -> None:
     assert_agrees(load_bundle("default").make_network(), engine, size=256)
 
 
+def test_convolutions_are_in_true_float32(tiny_bundle: Bundle) -> None:
+    """TF32 is off while an engine runs, and afterwards as it was: training may use it."""
+    network = tiny_bundle.make_network()
+    seen: list[bool] = []
+    network.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    torch.backends.cudnn.allow_tf32 = True
+    make_engine(network, "torch-channels-last", device="cpu")(np.zeros((1, 6, 64, 64), dtype=np.float32))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_unknown_engines_and_impossible_pairs_are_refused(tiny_bundle: Bundle) -> None:
     """The message names the engines there are."""
     assert {engine_name(name) for name in ENGINE_NAMES} == set(ENGINE_NAMES)
