@@ -11,11 +11,15 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
 
 from ml.labels import IGNORE
 
 F32Array = npt.NDArray[np.float32]
+F64Array = npt.NDArray[np.float64]
 U8Array = npt.NDArray[np.uint8]
 Generator = np.random.Generator
 
@@ -74,12 +78,27 @@ def warp(
         stretch[:, 1] *= -1
     matrix = rotation @ stretch
     origin = np.array(centre) - matrix @ np.full(2, (size - 1) / 2)
-    shape = (size, size)
-    hu = np.stack(
-        [ndimage.affine_transform(one, matrix, origin, shape, order=1, cval=AIR_HU, mode="constant") for one in hu_3vu]
-    )
-    target = ndimage.affine_transform(blood_vu, matrix, origin, shape, order=0, cval=IGNORE, mode="constant")
-    return hu, target
+    places = _places(matrix, origin, size, blood_vu.shape)
+    hu = _look_up(hu_3vu, places, "bilinear", outside=AIR_HU)
+    target = _look_up(blood_vu[None].astype(np.float32), places, "nearest", outside=IGNORE)[0]
+    return hu, target.astype(np.uint8)
+
+
+def _places(matrix: F64Array, origin: F64Array, size: int, shape: tuple[int, ...]) -> Tensor:
+    """(1, size, size, 2) where every pixel of the patch lies in the source, (u, v) from -1 to 1 between the centres of
+    its outermost pixels.
+    """
+    i = np.arange(size)
+    v, u = (row[0] * i[:, None] + row[1] * i + start for row, start in zip(matrix, origin, strict=True))
+    ends = np.array(shape)[::-1] - 1
+    return torch.from_numpy((2 * np.stack([u, v], axis=-1) / ends - 1).astype(np.float32))[None]
+
+
+def _look_up(images_nvu: F32Array, places: Tensor, mode: Literal["bilinear", "nearest"], *, outside: float) -> F32Array:
+    """(n, size, size) of (n, v, u). PyTorch takes a fifth of the time of one SciPy call for each image."""
+    above = torch.from_numpy(images_nvu - np.float32(outside))[None]
+    found = functional.grid_sample(above, places, mode=mode, padding_mode="zeros", align_corners=True)
+    return np.asarray(found[0].numpy() + np.float32(outside))
 
 
 def change_texture(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32Array:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,11 +148,13 @@ def train(
     joined: nn.Module = _Joined(network)
     if world_size() > 1:
         joined = DistributedDataParallel(joined, broadcast_buffers=False)
-    with closing(
-        Journal(folder if rank() == 0 else None, first=state.step, tensorboard=machine.tensorboard)
-    ) as journal:
+    with (
+        closing(Journal(folder if rank() == 0 else None, first=state.step, tensorboard=machine.tensorboard)) as journal,
+        _dead_workers_named(),
+        closing(_patches(batches, state.step, span.end, machine)) as patches,
+    ):
         under_way: deque[_StepLoss] = deque()
-        for step in _patches(batches, state.step, span.end, machine):
+        for step in patches:
             rate = recipe.rate(state.step, span)
             found, norm = _learn(joined, state, step, rate, recipe, machine)
             under_way.append(_StepLoss(state.step, found.sum.detach()))
@@ -257,10 +259,10 @@ def _average(state: _State, decay: float) -> None:
         torch._foreach_lerp_(means, weights, 1 - decay)
 
 
-def _patches(batches: PatchBatches, first: int, last: int, machine: Machine) -> Iterator[Step]:
-    """The steps from `first`; a worker that dies or hangs is an error here, at the step that it leaves undone."""
+def _patches(batches: PatchBatches, first: int, last: int, machine: Machine) -> Generator[Step]:
+    """The steps from `first`."""
     workers = machine.loader_workers
-    loader = DataLoader(
+    yield from DataLoader(
         Subset(batches, range(first, last)),
         batch_size=None,
         num_workers=workers,
@@ -268,8 +270,16 @@ def _patches(batches: PatchBatches, first: int, last: int, machine: Machine) -> 
         timeout=machine.loader_timeout_s if workers else 0,
         pin_memory=machine.device != "cpu",
     )
+
+
+@contextmanager
+def _dead_workers_named() -> Iterator[None]:
+    """A loader's worker that dies or hangs becomes a TrainingError.
+
+    PyTorch raises for a dead one from a signal handler, at whatever place of a step this process is just then.
+    """
     try:
-        yield from loader
+        yield
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
