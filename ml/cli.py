@@ -136,7 +136,8 @@ def finish_compact_bundle(
 ) -> None:
     """Calibrate and test trained weights and write the bundle: the second half of train-compact, on any machine."""
     with stages() as stage:
-        bundle = finish(run, Finish(validation_exams, test_exams, matrix, workers, device), stage)
+        plan = Finish(validation_exams, test_exams, matrix, workers, device, present_command())
+        bundle = finish(run, plan, stage)
     _show_bundle(bundle, run / "bundle")
 
 

@@ -74,6 +74,8 @@ class Finish:
     matrix: int
     workers: int
     device: str = "auto"
+    command: str = ""
+    """What was typed, where it is not the command that trained."""
 
 
 def train_compact(run: CompactRun, stage: Stage) -> None:
@@ -172,6 +174,8 @@ def finish(folder: Path, plan: Finish, stage: Stage) -> Bundle:
         TrainingError: the training has not ended.
     """
     weights, version, provenance = _load_trained(folder)
+    if plan.command:
+        provenance = replace(provenance, command=f"{provenance.command} && {plan.command}")
     config = BundleConfig(
         name="compact",
         version=version,
@@ -263,4 +267,6 @@ Probabilities are calibrated on simulated exams with as many bleeding as bleed-f
 
 
 def _figure(value: object) -> str:
+    if value is None:
+        return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

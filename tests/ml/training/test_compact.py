@@ -1,6 +1,19 @@
+"""The default bundle's making, from simulated exams to a folder that the node can load."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 import torch
 
-from ml.training.compact import mean_weights
+from ml.bundle import load_bundle
+from ml.config import COMPACT_PREPROCESSING
+from ml.errors import TrainingError
+from ml.phantom import draw_spec
+from ml.training import compact
+from ml.training.compact import TRAINED, CompactRun, Finish, finish, mean_weights, train_compact
+from ml.training.recipe import Machine
+from ml.training.shards import make_shard
 
 
 def test_weights_are_averaged_and_counters_are_not() -> None:
@@ -10,3 +23,60 @@ def test_weights_are_averaged_and_counters_are_not() -> None:
     found = mean_weights(one, other)
     assert torch.equal(found["conv.weight"], torch.tensor([2.0, 4.0]))
     assert found["norm.num_batches_tracked"] == 7
+
+
+def test_no_head_is_scanned_twice() -> None:
+    """Institutions that share heads would count each of them thrice."""
+    for first in (compact.VALIDATION_SEEDS_FROM, compact.TEST_SEEDS_FROM):
+        seeds = [seed for _, those in compact._heads(first, 5) for seed in those]
+        assert len(set(seeds)) == len(seeds) == 5 * len(compact.INSTITUTIONS)
+
+
+def test_a_training_that_has_not_ended_cannot_be_finished(tmp_path: Path) -> None:
+    """The message says what to do."""
+    with pytest.raises(TrainingError, match="train-compact again"):
+        finish(tmp_path, Finish(2, 2, 128, 0), lambda *_: lambda _: None)
+
+
+@pytest.mark.slow
+def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds, the second with lures, then calibrated and tested: it loads, and tells how it was made."""
+    seeds = [next(seed for seed in range(50) if bool(draw_spec(seed).head.bleeds) is bleed) for bleed in (True, False)]
+    for place, seed in enumerate(seeds):
+        make_shard(tmp_path / "drawn", seed, COMPACT_PREPROCESSING, 128)
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        (tmp_path / "drawn" / f"{seed:06}").rename(tmp_path / "shards" / f"{place:06}")
+    run = CompactRun(
+        out=tmp_path / "run",
+        shards=tmp_path / "shards",
+        seed=0,
+        exams=2,
+        steps=2,
+        batch=2,
+        learning_rate=1e-3,
+        machine=Machine(loader_workers=0, tensorboard=False),
+        matrix=128,
+        workers=0,
+        command="train-compact",
+        version="9",
+        rounds=2,
+    )
+    stages: list[str] = []
+
+    def stage(name: str, _: int | None) -> Callable[[str], None]:
+        stages.append(name)
+        return lambda _: None
+
+    train_compact(run, stage)
+    assert (run.out / TRAINED).is_file()
+    assert (run.out / "lures-1.json").is_file()
+    monkeypatch.setattr(compact, "INSTITUTIONS", ("A",))
+    monkeypatch.setattr(compact, "VALIDATION_SEEDS_FROM", 1_000_001)  # a head without blood, and one with it
+    finish(run.out, Finish(2, 2, 128, 0, "cpu", "finish-compact"), stage)
+    bundle = load_bundle(run.out / "bundle")
+    assert bundle.config.version == "9"
+    assert bundle.config.provenance.command == "train-compact && finish-compact"
+    assert 0.3 <= bundle.config.operating_point.exam_score <= 0.9
+    assert stages[:4] == ["simulating exams", "training to 1", "lures at 1", "training to 2"]
+    assert stages[4:] == ["calibrating", "testing on A"]
+    assert "Each has heads of its own" in (run.out / "bundle" / "CARD.md").read_text()
