@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from ml.networks.drn import DrnConfig
 from ml.networks.patchfcn import PatchFcnConfig
-from ml.training.sampler import Step
 
 
 class PlainBlock(nn.Module):
@@ -100,20 +99,19 @@ def _levels(trunk: DrnConfig) -> list[nn.Module]:
     return levels
 
 
-def train_plainly(network: PlainDrn, steps: Iterable[Step], *, device: str) -> list[float]:
+def train_plainly(network: PlainDrn, steps: Iterable[tuple[Tensor, Tensor, Tensor]], *, device: str) -> list[float]:
     """Cross-entropy of both branches and AdamW; the moment, in seconds, at which each step was done."""
     network.train().to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
     moments = []
     for step in steps:
-        for batch in step:
-            images, targets, labels = (part.to(device) for part in batch)
-            pixels, classes = network(images)
-            loss = functional.binary_cross_entropy_with_logits(pixels, targets.float())
-            loss = loss + functional.binary_cross_entropy_with_logits(classes, labels)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            optimiser.step()
-            loss.item()
+        images, targets, labels = (part.to(device) for part in step)
+        pixels, classes = network(images)
+        loss = functional.binary_cross_entropy_with_logits(pixels, targets.float())
+        loss = loss + functional.binary_cross_entropy_with_logits(classes, labels)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        loss.item()
         moments.append(time.perf_counter())
     return moments

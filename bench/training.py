@@ -13,6 +13,7 @@ With a GPU: in bfloat16, with a loader process for every core but two, and the p
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -41,7 +42,7 @@ from ml.self_training.labelling import score_exam
 from ml.self_training.scores import ScoreStore
 from ml.training.loop import train
 from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, Recipe, Span
-from ml.training.sampler import Batch, PatchBatches, Step
+from ml.training.sampler import Batch, PatchBatches, Step, to_images
 from ml.training.targets import LABELS, Pool
 from ml.volume import Volume
 
@@ -73,10 +74,10 @@ class ReadyMade(Dataset[Step]):
     def __init__(self, training: Training, steps: int) -> None:
         sampling, random = training.recipe.sampling, torch.Generator().manual_seed(0)
         shape = (sampling.batch, sampling.patch, sampling.patch)
-        images = torch.rand(shape[0], training.network.trunk.in_channels, *shape[1:], generator=random) * 2 - 1
+        hu = (torch.rand(shape[0], 3, *shape[1:], generator=random) * 120 - 10).half()
         pixels = (torch.rand(shape, generator=random) < 0.02).to(torch.uint8)
-        self.batch = Batch(images, pixels, torch.ones(shape[0]))
-        self.steps = steps
+        self.batch = Batch(hu, pixels, torch.ones(shape[0]))
+        self.steps, self.config = steps, training.config
 
     def __len__(self) -> int:
         return self.steps
@@ -138,7 +139,9 @@ def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, dev
     for number in range(rounds):
         torch.manual_seed(number)
         if training.network is COMPACT:
-            steps = (ready[step] for step in range(count))
+            (batch,) = ready[0]
+            images = to_images(batch.hu, training.config)
+            steps = itertools.repeat((images, batch.pixels, batch.classes), count)
             rates["plain loop"].append(_rate(train_plainly(PlainDrn(COMPACT), steps, device=device), device))
         run = folder / f"{device}-{training.name}-{number}"
         rates["this loop"].append(_loop_rate(run / "ready", ready, training, device=device, workers=0))

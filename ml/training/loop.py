@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
+from ml.config import Preprocessing
 from ml.errors import TrainingError
 from ml.networks.patchfcn import Logits, PatchFcn
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
@@ -22,23 +24,26 @@ from ml.training.distribution import rank, share_batch_norms, world_size
 from ml.training.journal import Journal
 from ml.training.losses import Losses, losses
 from ml.training.recipe import Machine, Recipe, Span
-from ml.training.sampler import Batch, PatchBatches, Step
+from ml.training.sampler import Batch, PatchBatches, Step, to_images
 
 Progress = Callable[[int, float], None]
 """Called after every step with (steps done, smoothed loss)."""
 
 CHECKPOINT = "checkpoint.pt"
+SIGNAL_S = 5.0
+"""How long the kernel may take to tell of a dead process."""
 
 
 class _Joined(nn.Module):
     """The network on all patches of a step: pixels of every size in one row, classes in another."""
 
-    def __init__(self, network: PatchFcn) -> None:
+    def __init__(self, network: PatchFcn, config: Preprocessing) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.config = network, config
 
-    def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(all pixels,), (all patches,) logits."""
+    def forward(self, hu: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """HU of the patches of every size -> (all pixels,), (all patches,) logits."""
+        images = [to_images(one, self.config).contiguous(memory_format=torch.channels_last) for one in hu]
         outputs = [self.network(one) for one in images]
         return torch.cat([one.pixels.flatten() for one in outputs]), torch.cat([one.classes for one in outputs])
 
@@ -145,7 +150,7 @@ def train(
     kept = load_checkpoint(folder / CHECKPOINT)
     if kept is not None:
         state.restore(kept)
-    joined: nn.Module = _Joined(network)
+    joined: nn.Module = _Joined(network, batches.config)
     if world_size() > 1:
         joined = DistributedDataParallel(joined, broadcast_buffers=False)
     with (
@@ -211,10 +216,9 @@ def _learn(
         group["lr"] = rate
     device = torch.device(machine.device)
     step = tuple(Batch(*(part.to(device, non_blocking=True) for part in batch)) for batch in step)
-    images = [batch.images.contiguous(memory_format=torch.channels_last) for batch in step]
     precision = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(machine.precision)
     with torch.autocast(device.type, precision or torch.bfloat16, enabled=precision is not None):
-        pixels, classes = joined(images)
+        pixels, classes = joined([batch.hu for batch in step])
     found = losses(
         Logits(pixels, classes),
         torch.cat([batch.pixels.flatten() for batch in step]),
@@ -276,14 +280,20 @@ def _patches(batches: PatchBatches, first: int, last: int, machine: Machine) -> 
 def _dead_workers_named() -> Iterator[None]:
     """A loader's worker that dies or hangs becomes a TrainingError.
 
-    PyTorch raises for a dead one from a signal handler, at whatever place of a step this process is just then.
+    PyTorch raises for a dead one from a signal handler, at whatever place of a step this process is just then. One that
+    dies while it hands over a patch breaks the connection first.
     """
     try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
+        try:
+            yield
+        except (ConnectionError, EOFError):
+            time.sleep(SIGNAL_S)  # ended by the handler, whose word of it must come here and not later
             raise
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise TrainingError(
-            f"a process that makes patches died or hung ({str(error).splitlines()[0]}); the last checkpoint is usable. "
+            f"a process that makes patches died or hung ({reason}); the last checkpoint is usable. "
             "Most often memory ran out: run the same command again with fewer --loader-workers, or 0"
         ) from error

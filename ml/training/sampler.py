@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ml.config import Preprocessing
-from ml.inference.preprocessing import to_channels
 from ml.labels import IGNORE
 from ml.training.augmentation import Augmentation, augment
 from ml.training.lures import Lure
@@ -25,22 +24,34 @@ from ml.training.targets import Indices, Pool
 
 TISSUE_HU = -200
 
+F16Array = npt.NDArray[np.float16]
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
 Place = npt.NDArray[np.float64]
-Patch = tuple[F32Array, U8Array, float]
-"""(C, H, W) image, (H, W) target, class label."""
+Patch = tuple[F16Array, U8Array, float]
+"""(3, H, W) HU, (H, W) target, class label."""
 
 
 class Batch(NamedTuple):
     """Patches of one size and their labels."""
 
-    images: Tensor
-    """(N, C, H, W) float32."""
+    hu: Tensor
+    """(N, 3, H, W) float16 HU of the slice below, the slice itself and the one above: a quarter of the bytes of the
+    network's images, which are made where the network is (`to_images`). Rounds 100 HU by 0.03."""
     pixels: Tensor
     """(N, H, W) uint8: 0, 1 or IGNORE."""
     classes: Tensor
     """(N,) float32: 1 where any pixel is positive (paper section 2.2), or the label of the whole image."""
+
+
+def to_images(hu_N3HW: Tensor, config: Preprocessing) -> Tensor:
+    """(N, C, H, W) float32, windows outermost, values in -1 to 1: `preprocessing.to_channels` on any device."""
+    hu = hu_N3HW.float()
+    channels = [
+        (hu.clamp(window.low_hu, window.high_hu) - window.low_hu) * (2 / (window.high_hu - window.low_hu)) - 1
+        for window in config.windows
+    ]
+    return torch.cat(channels, dim=1)
 
 
 Step = tuple[Batch, ...]
@@ -125,7 +136,7 @@ class PatchBatches(Dataset[Step]):
         hu, pixels = augment(stack, target, (centre[0], centre[1]), size, self.augmentation, rng)
         label = targets.image_label(exam, choice.row)
         positive = float((pixels == 1).any()) if label is None else label
-        return to_channels(hu[None], self.config)[0], pixels, positive
+        return hu.astype(np.float16), pixels, positive
 
     def _centre(
         self, choice: Choice, hu_vu: F32Array, target_vu: U8Array, jitter: Place, rng: np.random.Generator
@@ -210,12 +221,12 @@ def _shuffled(seed: tuple[int, ...], count: int) -> Indices:
 
 
 def _stack(patches: list[Patch]) -> Batch:
-    images, pixels, classes = zip(*patches, strict=True)
+    hu, pixels, classes = zip(*patches, strict=True)
     return Batch(
-        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(np.stack(hu)),
         torch.from_numpy(np.stack(pixels)),
         torch.tensor(classes, dtype=torch.float32),
     )
 
 
-__all__ = ["IGNORE", "Batch", "PatchBatches", "Step"]
+__all__ = ["IGNORE", "Batch", "PatchBatches", "Step", "to_images"]

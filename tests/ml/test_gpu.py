@@ -119,7 +119,7 @@ class NotANumber(PatchBatches):
     def __getitem__(self, step: int) -> Step:
         (batch,) = super().__getitem__(step)
         if step == 13:
-            batch.images[0, 0, 0, 0] = torch.nan
+            batch.hu[0, 0, 0, 0] = torch.nan
         return (Batch(*batch),)
 
 

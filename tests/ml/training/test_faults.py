@@ -146,7 +146,7 @@ def test_a_poisoned_batch_stops_the_run_and_keeps_the_checkpoint(exams: list[Exa
         def __getitem__(self, step: int) -> Step:
             drawn = super().__getitem__(step)
             if step == 5:
-                drawn[0].images[0, 0, 0, 0] = float("nan")
+                drawn[0].hu[0, 0, 0, 0] = float("nan")
             return drawn
 
     drawn = batches(exams)

@@ -74,7 +74,7 @@ def test_half_of_the_patches_without_blood_show_lures(exams: list[ExamShard], fr
             steps=30,
         )
         batches.look_at(lures)
-        bright = [(batches[step][0].images[:, 1] > 0.5).sum(dim=(1, 2)) > 4 for step in range(30)]
+        bright = [(batches[step][0].hu[:, 1] > 80).sum(dim=(1, 2)) > 4 for step in range(30)]
         return float(torch.cat(bright).float().mean())
 
     assert share([]) < 0.3

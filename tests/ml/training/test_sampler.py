@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from ml.inference.preprocessing import to_channels
 from ml.labels import IGNORE
 from ml.training.augmentation import Augmentation, augment, change_contrast
 from ml.training.recipe import PAPER_AUGMENTATION, Sampling
-from ml.training.sampler import Batch, PatchBatches
+from ml.training.sampler import Batch, PatchBatches, to_images
 from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, ImageLabels, Pool
 from tests.ml.conftest import TINY_PREPROCESSING
@@ -34,11 +35,23 @@ def draw(
 
 
 def test_a_batch_has_the_stated_shapes_and_values(exams: list[ExamShard]) -> None:
-    """Channels of two windows in -1 to 1; targets 0, 1 and ignore."""
+    """HU of three slices; targets 0, 1 and ignore."""
     batch = batches(exams)[0]
-    assert batch.images.shape == (8, 6, 32, 32)
-    assert batch.images.abs().max() <= 1
+    assert batch.hu.shape == (8, 3, 32, 32)
     assert set(batch.pixels.flatten().tolist()) <= {0, 1, IGNORE}
+
+
+def test_the_network_sees_in_training_what_it_sees_at_work(exams: list[ExamShard]) -> None:
+    """Windows of half-precision HU, and those of `Predictor`: within a tenth of a HU of the brain's window."""
+    batch = batches(exams)[0]
+    images = to_images(batch.hu, TINY_PREPROCESSING)
+    assert images.shape == (8, TINY_PREPROCESSING.channels, 32, 32)
+    assert images.abs().max() <= 1
+    expected = to_channels(batch.hu.float().numpy(), TINY_PREPROCESSING)
+    np.testing.assert_allclose(images.numpy(), expected, atol=1e-6)
+    hu = np.linspace(-10, 110, 3 * 64, dtype=np.float32).reshape(1, 3, 8, 8)
+    rounded = to_images(torch.from_numpy(hu.astype(np.float16)), TINY_PREPROCESSING)
+    assert np.abs(rounded.numpy() - to_channels(hu, TINY_PREPROCESSING)).max() * 60 < 0.1
 
 
 def test_the_patch_label_says_whether_any_pixel_is_positive(exams: list[ExamShard]) -> None:
@@ -52,9 +65,9 @@ def test_the_patch_label_says_whether_any_pixel_is_positive(exams: list[ExamShar
 def test_a_step_is_the_same_whenever_it_is_drawn(exams: list[ExamShard]) -> None:
     """So a resumed run sees what it would have seen; another seed sees something else."""
     one, two = batches(exams)[2], batches(exams)[2]
-    assert torch.equal(one.images, two.images)
-    assert not torch.equal(one.images, batches(exams)[3].images)
-    assert not torch.equal(one.images, batches(exams, seed=1)[2].images)
+    assert torch.equal(one.hu, two.hu)
+    assert not torch.equal(one.hu, batches(exams)[3].hu)
+    assert not torch.equal(one.hu, batches(exams, seed=1)[2].hu)
 
 
 def test_every_minibatch_is_mixed_as_the_paper_says(exams: list[ExamShard]) -> None:
@@ -91,10 +104,10 @@ def test_whole_images_are_a_batch_of_their_own(exams: list[ExamShard]) -> None:
     labels = []
     for step in range(10):
         patches, images = drawn[step]
-        assert patches.images.shape[2:] == (32, 32)
-        assert images.images.shape[2:] == (64, 64)
+        assert patches.hu.shape[2:] == (32, 32)
+        assert images.hu.shape[2:] == (64, 64)
         assert (images.pixels == IGNORE).all()
-        assert len(patches.images) + len(images.images) == 16
+        assert len(patches.hu) + len(images.hu) == 16
         labels += images.classes.tolist()
     assert np.mean(labels) == pytest.approx(0.25, abs=0.1)  # two of four slices of two of four exams
 
@@ -104,8 +117,8 @@ def test_processes_share_one_batch(exams: list[ExamShard]) -> None:
     pools = [Pool(exams, LABELS), Pool(exams, LABELS)]
     (whole,) = draw(pools, PAPER_LIKE)[3]
     (first,), (second,) = (draw(pools, PAPER_LIKE, part=(rank, 2))[3] for rank in range(2))
-    assert torch.equal(whole.images[::2], first.images)
-    assert torch.equal(whole.images[1::2], second.images)
+    assert torch.equal(whole.hu[::2], first.hu)
+    assert torch.equal(whole.hu[1::2], second.hu)
 
 
 def test_ignored_pixels_stay_ignored_through_every_transform(exams: list[ExamShard]) -> None:
