@@ -1,41 +1,27 @@
-"""What only a GPU can show. Skipped where there is none; `pytest tests/ml/test_gpu.py` on a machine that has one."""
+"""What training shows on a GPU alone. Skipped where there is none; `pytest tests/ml -k gpu` where there is one."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from ml.bundle import Bundle, load_bundle
 from ml.errors import TrainingError
-from ml.inference.engines import AGREEMENT
-from ml.inference.predictor import GPU_BATCH, Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
-from ml.phantom import draw_spec, simulate
 from ml.training.augmentation import Augmentation
 from ml.training.loop import CHECKPOINT, train
 from ml.training.lures import find_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling, Span
 from ml.training.sampler import Batch, PatchBatches, Step
-from ml.training.shards import ExamShard, open_shards
+from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, Pool
-from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING, MakeVolume
-from tests.ml.training.conftest import write_exam
+from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 RECIPE = replace(COMPACT_RECIPE, learning_rate=1e-2, warm_up_steps=5, sampling=Sampling(batch=8, patch=32))
 GPU = Machine(device="cuda", loader_workers=2, checkpoint_steps=10, tensorboard=False)
-
-
-@pytest.fixture
-def exams(tmp_path: Path) -> list[ExamShard]:
-    """Two with blood, two without."""
-    for seed in range(4):
-        write_exam(tmp_path / "shards", seed, bleeding=seed % 2 == 0)
-    return open_shards(tmp_path / "shards", range(4))
 
 
 def batches(exams: list[ExamShard], steps: int) -> PatchBatches:
@@ -48,31 +34,6 @@ def batches(exams: list[ExamShard], steps: int) -> PatchBatches:
         seed=1,
         steps=steps,
     )
-
-
-@pytest.mark.parametrize("engine", ["auto", "torch", "torch-channels-last"])
-def test_the_default_bundle_answers_as_on_a_cpu(engine: str) -> None:
-    """1e-3 in the probability of every pixel, whatever `auto` chose."""
-    exam = simulate(draw_spec(3_000_000, bleed=True), matrix=256)
-    wanted = Predictor(load_bundle("default"), device="cpu", engine="torch").predict(exam.volume)
-    found = Predictor(load_bundle("default"), device="cuda", engine=engine).predict(exam.volume)  # type: ignore[arg-type]
-    assert wanted.prob.max() > 0.5
-    assert np.abs(found.prob - wanted.prob).max() <= AGREEMENT
-    assert found.exam_score == pytest.approx(wanted.exam_score, abs=0.01)
-
-
-def test_a_full_gpu_loses_no_exam(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
-    """Real memory, and too little of it: smaller batches are tried (the CPU, when one image is too much)."""
-    wanted = Predictor(tiny_bundle, device="cpu", engine="torch").predict(make_volume())
-    predictor = Predictor(tiny_bundle, device="cuda", engine="torch")
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(1e-9)
-    try:
-        found = predictor.predict(make_volume())
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert predictor._batch < GPU_BATCH
-    assert np.abs(found.prob - wanted.prob).max() < AGREEMENT
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
