@@ -49,6 +49,7 @@ def process_group(device: str) -> Iterator[str]:
     distributed.init_process_group("nccl" if own != "cpu" else "gloo")
     try:
         yield own
+        distributed.barrier()  # nobody leaves while another still sends
     finally:
         distributed.destroy_process_group()
 
