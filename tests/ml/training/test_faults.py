@@ -13,6 +13,7 @@ import torch
 
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
+from ml.training import loop
 from ml.training.augmentation import Augmentation
 from ml.training.checkpoints import load_checkpoint
 from ml.training.loop import CHECKPOINT, train
@@ -117,6 +118,16 @@ def test_a_dead_loader_process_stops_the_run(exams: list[ExamShard], tmp_path: P
     kept = load_checkpoint(tmp_path / "run" / CHECKPOINT)
     assert kept is not None
     assert 4 <= kept["step"] < 40
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_loader_process_that_dies_while_it_hands_over_is_named(
+    broken: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks before PyTorch has heard of the death, and its word of it may come in any line after."""
+    monkeypatch.setattr(loop, "SIGNAL_S", 0.0)
+    with pytest.raises(TrainingError, match=r"last checkpoint is usable.*--loader-workers"), loop._dead_workers_named():
+        raise broken
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(exams: list[ExamShard], tmp_path: Path) -> None:
