@@ -39,7 +39,7 @@ peers:  ## the real peers of the tests (DCMTK, Orthanc, Chromium, PostgreSQL, ..
 
 test: $(TESTING)  ## every test, with real peers on free loopback ports; ARGS="-k name" for some
 	@bash tests/peers/install.sh || true
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 lint: $(TESTING)  ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .

@@ -76,13 +76,15 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     out: Annotated[Path, typer.Option(help="Run folder: checkpoint, log, weights, and in the end bundle/.")],
     shards: Annotated[Path | None, typer.Option(help="Simulated exams, shared between runs; <out>/shards.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, patches and augmentation.")] = 0,
-    exams: Annotated[int, typer.Option(min=2, help="Simulated exams to train on (seeds 0, 1, 2 ...).")] = 600,
+    exams: Annotated[int, typer.Option(min=2, help="Simulated exams to train on, as nature has them.")] = 600,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6000,
     batch: Annotated[int, typer.Option(min=2, help="Patches of a step.")] = COMPACT_RECIPE.sampling.batch,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = COMPACT_RECIPE.learning_rate,
     start_from: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from.")] = None,
     average_with: Annotated[Path | None, typer.Option(help="Earlier bundle; the mean of both is what counts.")] = None,
     layers: Annotated[int, typer.Option(min=0, help="Further exams with a layer of blood under the skull.")] = 0,
+    masses: Annotated[int, typer.Option(min=0, help="Further exams with solid tumours.")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, help="Other exams than those of an earlier run.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
@@ -116,6 +118,8 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         average_with=average_with,
         rounds=rounds,
         layers=layers,
+        masses=masses,
+        first_seed=first_seed,
     )
     with stages() as stage:
         train_compact(run, stage)

@@ -323,11 +323,14 @@ def _collections(rng: np.random.Generator) -> tuple[Collection, ...]:
     )
 
 
-def _masses(rng: np.random.Generator) -> tuple[Mass, ...]:
-    if rng.random() >= 0.03:
-        return ()
+def draw_mass(rng: np.random.Generator) -> Mass:
+    """A solid tumour, at most a little denser than grey matter: the faintest clots are no brighter."""
     size = float(rng.uniform(4, 15))
-    return (Mass(_spot(rng), (size, size * 1.1, size * 0.9), float(rng.uniform(34, 46)), float(rng.uniform(0, 8))),)
+    return Mass(_spot(rng), (size, size * 1.1, size * 0.9), float(rng.uniform(34, 46)), float(rng.uniform(0, 8)))
+
+
+def _masses(rng: np.random.Generator) -> tuple[Mass, ...]:
+    return (draw_mass(rng),) if rng.random() < 0.03 else ()
 
 
 def _blows(seed: int, *, bleeding: bool) -> tuple[Blow, ...]:

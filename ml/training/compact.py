@@ -27,7 +27,7 @@ from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Recipe, Span
 from ml.training.sampler import PatchBatches
-from ml.training.shards import LAYERS_FROM, make_shards, open_shards
+from ml.training.shards import LAYERS_FROM, MASSES_FROM, make_shards, open_shards
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
@@ -62,6 +62,15 @@ class CompactRun:
     """An earlier bundle of the same line: the mean of its weights and the new ones is what is calibrated."""
     rounds: int = 1
     layers: int = 0
+    masses: int = 0
+    first_seed: int = 0
+    """Of the exams, within each kind: a later run of a line learns from other heads."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the exams to train on."""
+        kinds = ((0, self.exams), (LAYERS_FROM, self.layers), (MASSES_FROM, self.masses))
+        return [first + self.first_seed + number for first, count in kinds for number in range(count)]
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,8 @@ class Finish:
 def train_compact(run: CompactRun, stage: Stage) -> None:
     """Simulate and train; the weights are then in `<out>/trained.safetensors`."""
     config = COMPACT_PREPROCESSING
-    seeds = [*range(run.exams), *range(LAYERS_FROM, LAYERS_FROM + run.layers)]
-    tell = stage("simulating exams", len(seeds))
-    for seed in make_shards(run.shards, seeds, config, workers=run.workers, matrix=run.matrix):
+    tell = stage("simulating exams", len(run.seeds))
+    for seed in make_shards(run.shards, run.seeds, config, workers=run.workers, matrix=run.matrix):
         tell(f"seed {seed}")
     recipe = replace(
         COMPACT_RECIPE,
@@ -92,7 +100,7 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
         sampling=replace(COMPACT_RECIPE.sampling, batch=run.batch),
     )
     batches = PatchBatches(
-        [Pool(open_shards(run.shards, seeds), LABELS)],
+        [Pool(open_shards(run.shards, run.seeds), LABELS)],
         config,
         sampling=recipe.sampling,
         augmentation=recipe.augmentation,

@@ -16,12 +16,14 @@ from ml.config import Preprocessing
 from ml.data.exams import LabelledExam, patient_key
 from ml.data.shards import ExamShard, is_written, open_exam, write_exam
 from ml.labels import Subtype
-from ml.phantom import ExamSpec, draw_spec, simulate
+from ml.phantom import ExamSpec, draw_mass, draw_spec, simulate
 
 LAYERS_FROM = 500_000
 """Training seeds from here on are exams with a layer of blood under the skull."""
 LAYER_ML = (2.0, 70.0)
 """Volume of such a layer: evenly drawn on a logarithmic scale."""
+MASSES_FROM = 600_000
+"""Training seeds from here on are exams with solid tumours."""
 SIMULATED = "simulated"
 """The data set's name of simulated exams; each is a patient of its own."""
 
@@ -56,11 +58,23 @@ def make_shards(
 def training_spec(seed: int) -> ExamSpec:
     """What the exam of a training seed is.
 
-    Seeds from LAYERS_FROM on have a subdural or epidural layer that one can see, as the natural draw seldom has: half
-    of its subdural layers are under 0.6 mL.
+    Two kinds are drawn more often than they naturally are. Seeds from LAYERS_FROM on have a subdural or epidural layer
+    that one can see: half of the natural subdural layers are under 0.6 mL. Those from MASSES_FROM on have one to three
+    solid tumours, which nature gives to one exam in thirty, and two in three of them no blood.
     """
     if seed < LAYERS_FROM:
         return draw_spec(seed)
+    return _with_layer(seed) if seed < MASSES_FROM else _with_masses(seed)
+
+
+def _with_masses(seed: int) -> ExamSpec:
+    spec = draw_spec(seed, bleed=seed % 3 == 0)
+    rng = np.random.default_rng([seed, 14])
+    masses = tuple(draw_mass(rng) for _ in range(int(rng.integers(1, 4))))
+    return replace(spec, head=replace(spec.head, masses=masses))
+
+
+def _with_layer(seed: int) -> ExamSpec:
     kind = Subtype.SDH if seed % 3 else Subtype.EDH
     spec = draw_spec(seed, subtypes=(kind.name,))
     rng = np.random.default_rng([seed, 13])

@@ -7,7 +7,7 @@ import numpy as np
 from ml.config import Preprocessing, Window
 from ml.labels import Subtype
 from ml.phantom import draw_spec
-from ml.training.shards import LAYER_ML, LAYERS_FROM, make_shards, open_shards, training_spec
+from ml.training.shards import LAYER_ML, LAYERS_FROM, MASSES_FROM, make_shards, open_shards, training_spec
 
 CONFIG = Preprocessing(2.0, 112, (Window(-10, 110),), slab_mm=5.0, neighbour_mm=5.0)
 
@@ -42,3 +42,13 @@ def test_seeds_of_layers_have_a_visible_layer_under_the_skull() -> None:
     assert all(LAYER_ML[0] <= one.volume_ml <= LAYER_ML[1] for one in layers)
     assert np.median([one.volume_ml for one in layers]) > 5
     assert training_spec(3) == draw_spec(3)
+
+
+def test_seeds_of_masses_have_solid_tumours_and_seldom_blood() -> None:
+    """As dense as the natural draw's, one to three; blood in one exam of three."""
+    specs = [training_spec(seed) for seed in range(MASSES_FROM, MASSES_FROM + 60)]
+    assert {len(one.head.masses) for one in specs} == {1, 2, 3}
+    assert all(34 <= mass.hu <= 46 for one in specs for mass in one.head.masses)
+    assert sum(bool(one.head.bleeds) for one in specs) == 20
+    natural = [bool(training_spec(seed).head.masses) for seed in range(400)]
+    assert 0 < sum(natural) < 30
