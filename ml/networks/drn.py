@@ -13,6 +13,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+LEAST_STRIDED = 16
+"""Channels that a block with a stride needs at its input: with fewer, the backward pass of its shortcut writes past its
+memory (a 1x1 convolution with stride 2, channels last, on a CPU with AVX-512, in torch 2.13)."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -82,9 +86,15 @@ class ConvBlock(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut; a 1x1 convolution fits the shortcut where the shape changes."""
+    """Two 3x3 convolutions around a shortcut; a 1x1 convolution fits the shortcut where the shape changes.
+
+    Raises:
+        ValueError: a stride on fewer than LEAST_STRIDED channels.
+    """
 
     def __init__(self, in_channels: int, channels: int, *, stride: int = 1, dilation: int = 1) -> None:
+        if stride != 1 and in_channels < LEAST_STRIDED:
+            raise ValueError(f"a residual block with a stride needs {LEAST_STRIDED} input channels, not {in_channels}")
         super().__init__()
         self.first = ConvBlock(in_channels, channels, stride=stride, dilation=dilation)
         self.second = nn.Sequential(

@@ -41,12 +41,18 @@ def test_d_38_has_the_published_strides_and_dilations() -> None:
 
 def test_pyramid_gives_every_level_at_its_stride() -> None:
     """The stem first; the last entry is what forward returns."""
-    config = DrnConfig(3, 4, 3, 2, (Level("conv", 5, 1), Level("residual", 6, 1, stride=2)))
+    config = DrnConfig(3, 4, 3, 2, (Level("conv", 16, 1), Level("residual", 6, 1, stride=2)))
     trunk = Drn(config).eval()
     images = torch.randn(2, 3, 16, 24)
     pyramid = trunk.pyramid(images)
-    assert [tuple(one.shape) for one in pyramid] == [(2, 4, 8, 12), (2, 5, 8, 12), (2, 6, 4, 6)]
+    assert [tuple(one.shape) for one in pyramid] == [(2, 4, 8, 12), (2, 16, 8, 12), (2, 6, 4, 6)]
     assert torch.equal(pyramid[-1], trunk(images))
+
+
+def test_a_stride_on_few_channels_is_refused() -> None:
+    """Its backward pass would write past its memory, and the process would die much later, somewhere else."""
+    with pytest.raises(ValueError, match="needs 16 input channels, not 15"):
+        Drn(DrnConfig(3, 15, 3, 1, (Level("residual", 32, 1, stride=2),)))
 
 
 def test_the_classifier_gives_one_logit_per_class() -> None:

@@ -7,7 +7,7 @@ from torch.nn import functional
 from ml.networks.drn import Drn, DrnConfig, Level
 from ml.networks.patchfcn import COMPACT, PAPER, BilinearUpsampling, PatchFcn, PatchFcnConfig
 
-TRUNK = DrnConfig(2, 4, 3, 1, (Level("conv", 4, 1, stride=2), Level("residual", 6, 1, stride=2, dilation=2)))
+TRUNK = DrnConfig(2, 4, 3, 1, (Level("conv", 16, 1, stride=2), Level("residual", 6, 1, stride=2, dilation=2)))
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
