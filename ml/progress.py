@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,17 @@ errors = Console(stderr=True)
 
 Stage = Callable[[str, int | None], Callable[[str], None]]
 """Opens a stage (name, number of parts if known); what it returns is called, with a note, when a part is done."""
+
+
+def is_first() -> bool:
+    """Whether this is the one process that speaks: the only one, or torchrun's first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """A line on standard output, once however many processes there are."""
+    if is_first():
+        sys.stdout.write(f"{text}\n")
 
 
 @contextmanager
@@ -26,7 +38,7 @@ def stages() -> Iterator[Stage]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=errors, disable=os.environ.get("RANK", "0") != "0") as bars:
+    with Progress(*columns, console=errors, disable=not is_first()) as bars:
 
         def stage(name: str, total: int | None) -> Callable[[str], None]:
             for earlier in bars.task_ids:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +13,10 @@ import typer
 from ml.bundle import load_bundle
 from ml.config import COMPACT_PREPROCESSING, PAPER_PREPROCESSING
 from ml.data.shards import ExamShard, open_folder
-from ml.device import choose_device
-from ml.errors import DataError, TrainingError
+from ml.errors import DataError
 from ml.inference.engines import engine_name
 from ml.networks.patchfcn import COMPACT, PAPER
-from ml.progress import stages
+from ml.progress import say, stages
 from ml.self_training.inspection import write_sheets
 from ml.self_training.labelling import score_corpus
 from ml.self_training.models import Model, SelfTraining, make_pools
@@ -26,6 +24,7 @@ from ml.self_training.ranker import RankerConfig, rank, write_ranking
 from ml.self_training.rounds import self_train, train_shown
 from ml.self_training.scores import F32Array, ScoreStore
 from ml.self_training.targets import PixelThresholds
+from ml.training.distribution import process_group, share
 from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, PrecisionName
 from ml.training.runs import BUNDLE, TrainingRun
 
@@ -91,7 +90,7 @@ def train(
         bundle = train_shown(
             run, pools, stage, model, start=load_bundle(start_from) if start_from is not None else None
         )
-    print(f"bundle {bundle.identity.name} {bundle.identity.digest} -> {out / BUNDLE}")
+    say(f"bundle {bundle.identity.name} {bundle.identity.digest} -> {out / BUNDLE}")
 
 
 def pseudo_label(
@@ -101,15 +100,13 @@ def pseudo_label(
     device: Device = "auto",
     engine: Annotated[str, typer.Option(help="auto, torch, torch-channels-last, torch-half or openvino.")] = "auto",
 ) -> None:
-    """Keep what a teacher says of every slice, as soft scores."""
+    """Keep what a teacher says of every slice, as soft scores; under torchrun on several GPUs."""
     corpus = open_corpus(unlabelled)
     bundle = load_bundle(teacher)
-    with stages() as stage:
-        tell = stage("pseudo-labels", len(corpus))
-        score_corpus(
-            bundle, corpus, ScoreStore(out), device=choose_device(device), engine=engine_name(engine), progress=tell
-        )
-    print(f"{len(corpus)} exams -> {out}")
+    with stages() as stage, process_group(device) as own:
+        tell = stage("pseudo-labels", len(share(corpus)))
+        score_corpus(bundle, corpus, ScoreStore(out), device=own, engine=engine_name(engine), progress=tell)
+    say(f"{len(corpus)} exams -> {out}")
 
 
 def rank_corpus(
@@ -165,16 +162,14 @@ def self_train_command(
     k_negative: KLow = 0.3,
     ema: Ema = None,
 ) -> None:
-    """Teacher, pseudo-labels, ranking and student, in one go. Stop and rerun at any moment."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise TrainingError("self-train runs in one process; for several GPUs run `train` under torchrun, step by step")
+    """Teacher, scores, ranking and student, in one go. Stop and rerun at any moment; under torchrun on several GPUs."""
     machine = make_machine(device, precision, loader_workers, deterministic=deterministic, threads=threads)
     config = replace(self_training(c_percent, ignore_band, k_positive, k_negative), rounds=rounds)
     run = make_run(out, "semi-supervised", network, machine, seed=seed, epochs=epochs, steps=steps, ema=ema)
     given = load_bundle(teacher) if teacher is not None else None
     with stages() as stage:
         student = self_train(run, open_corpus(labelled), open_corpus(unlabelled), config, stage, teacher=given)
-    print(f"bundle {student.identity.name} {student.identity.digest} -> {out / f'round-{rounds}' / 'student' / BUNDLE}")
+    say(f"bundle {student.identity.name} {student.identity.digest} -> {out / f'round-{rounds}' / 'student' / BUNDLE}")
 
 
 def register(app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from ml.errors import DataError
 from ml.inference.engines import Engine, EngineName, make_engine
 from ml.inference.preprocessing import to_channels
 from ml.self_training.scores import ScoreStore, Teacher
+from ml.training.distribution import rank, share, wait_for_all
 
 BATCH = 16
 
@@ -27,20 +28,25 @@ def score_corpus(
 ) -> None:
     """Score the exams that have no scores yet; `progress` is told each exam's name.
 
+    Under torchrun, within `process_group`, every process calls this and scores its share.
+
     Raises:
         DataError: the store has another teacher's scores, or the exams are on another grid than the teacher's.
     """
     grid = Grid.of(teacher.config.preprocessing)
-    store.open(Teacher(teacher.identity.digest, grid))
+    if rank() == 0:
+        store.open(Teacher(teacher.identity.digest, grid))
     check_names(exams)
+    wait_for_all()
     run = make_engine(teacher.make_network(), engine, device=device)
-    for exam in exams:
+    for exam in share(exams):
         name = exam.folder.name
         if exam.grid not in (None, grid):
             raise DataError(f"exam {name} was prepared for another network than the teacher's")
         if not store.has(name):
             score_exam(run, teacher, exam, store)
         progress(name)
+    wait_for_all()
 
 
 def score_exam(run: Engine, teacher: Bundle, exam: ExamShard, store: ScoreStore) -> None:

@@ -20,6 +20,8 @@ from ml.self_training.labelling import score_corpus
 from ml.self_training.models import Model, SelfTraining, make_pools
 from ml.self_training.ranker import rank, write_ranking
 from ml.self_training.scores import ScoreStore
+from ml.training.distribution import process_group, share
+from ml.training.distribution import rank as process_rank
 from ml.training.runs import TrainingRun, train_bundle
 from ml.training.targets import Pool
 
@@ -33,17 +35,21 @@ def self_train(
     *,
     teacher: Bundle | None = None,
 ) -> Bundle:
-    """The student of the last round; `run.out` holds all of it, and a run that was stopped goes on."""
-    if teacher is None:
-        pools = make_pools(Model.BASELINE, labelled, corpus, None, config)
-        own = replace(run, out=run.out / "teacher", name=f"{run.name}-teacher")
-        teacher = train_shown(own, pools, stage, "teacher")
-    for number in range(1, config.rounds + 1):
-        folder = run.out / f"round-{number}"
-        store = label(teacher, corpus, folder, config, stage, device=run.machine.device)
-        pools = make_pools(Model.STUDENT, labelled, corpus, store, config)
-        own = replace(run, out=folder / "student", name=f"{run.name}-student-{number}")
-        teacher = train_shown(own, pools, stage, f"student {number}", start=teacher)
+    """The student of the last round; `run.out` holds all of it, and a run that was stopped goes on.
+
+    Under torchrun every process calls this: they train together and share the corpus out.
+    """
+    with process_group(run.machine.device) as device:
+        if teacher is None:
+            pools = make_pools(Model.BASELINE, labelled, corpus, None, config)
+            own = replace(run, out=run.out / "teacher", name=f"{run.name}-teacher")
+            teacher = train_shown(own, pools, stage, "teacher")
+        for number in range(1, config.rounds + 1):
+            folder = run.out / f"round-{number}"
+            store = label(teacher, corpus, folder, config, stage, device=device)
+            pools = make_pools(Model.STUDENT, labelled, corpus, store, config)
+            own = replace(run, out=folder / "student", name=f"{run.name}-student-{number}")
+            teacher = train_shown(own, pools, stage, f"student {number}", start=teacher)
     return teacher
 
 
@@ -59,9 +65,11 @@ def label(
 ) -> ScoreStore:
     """The teacher's scores in `<folder>/scores`, and the ranking beside them."""
     store = ScoreStore(folder / "scores")
-    score_corpus(teacher, corpus, store, device=device, engine=engine, progress=stage("pseudo-labels", len(corpus)))
-    ranking = rank((exam.folder.name, store.slice_probs(exam.folder.name)) for exam in corpus)
-    write_ranking(folder, ranking, config.ranker, teacher_digest=teacher.identity.digest)
+    tell = stage("pseudo-labels", len(share(corpus)))
+    score_corpus(teacher, corpus, store, device=device, engine=engine, progress=tell)
+    if process_rank() == 0:
+        ranking = rank((exam.folder.name, store.slice_probs(exam.folder.name)) for exam in corpus)
+        write_ranking(folder, ranking, config.ranker, teacher_digest=teacher.identity.digest)
     return store
 
 

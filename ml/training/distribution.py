@@ -1,20 +1,28 @@
 """Several processes, one per device, that train one network: sums and batch norms over all of them.
 
 Started by torchrun. Every process draws its own places of the same batch; sums run over all of them, so that the
-losses, the batch norms and with them the weights are those of one process with the whole batch (to rounding).
+losses, the batch norms and with them the weights are those of one process with the whole batch (to rounding). Work on
+exams that are independent of each other is shared out (`share`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 from ml.device import choose_device
+
+Item = TypeVar("Item")
+
+LONGEST_WAIT = timedelta(hours=6)
+"""For the slowest process of a group, which may have a large exam more to score or a corpus to rank. torchrun ends the
+others at once when one dies."""
 
 
 def rank() -> int:
@@ -33,20 +41,28 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """This process's part of them; together the processes have all, each once."""
+    return items[rank() :: world_size()]
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
     """The group that torchrun's environment describes, if there is one; yields this process's device.
 
-    `device`: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+    `device`: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1". Within a group, that group.
     """
     device = choose_device(device)
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
     own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device.startswith("cuda") else device
+    if distributed.is_initialized():
+        yield own
+        return
     if own != "cpu":
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if own != "cpu" else "gloo")
+    distributed.init_process_group("nccl" if own != "cpu" else "gloo", timeout=LONGEST_WAIT)
     try:
         yield own
         distributed.barrier()  # nobody leaves while another still sends

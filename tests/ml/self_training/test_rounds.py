@@ -1,6 +1,9 @@
 """Teacher, pseudo-labels, ranking, student, by files; and the commands for it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +20,13 @@ from ml.networks.patchfcn import PAPER
 from ml.self_training.models import Model, SelfTraining, make_pools
 from ml.self_training.ranker import RankerConfig
 from ml.self_training.rounds import self_train
+from ml.self_training.scores import ScoreStore
 from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling
 from ml.training.runs import TrainingRun, train_bundle
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
 from tests.ml.training.conftest import write_exam
 
+REPO = Path(__file__).parents[3]
 RECIPE = replace(COMPACT_RECIPE, warm_up_steps=1, sampling=Sampling(batch=4, patch=32))
 
 
@@ -104,3 +109,33 @@ def test_the_commands_lead_from_exams_to_a_student(tmp_path: Path) -> None:
     assert list((teacher / "tensorboard").iterdir())
     refused = CliRunner().invoke(app, ["train", "--labelled", str(tmp_path), "--out", str(student)])
     assert "no prepared exams" in str(refused.exception)
+
+
+def test_two_processes_self_train_as_one(tmp_path: Path) -> None:
+    """torchrun -m ml self-train: one teacher, one corpus shared out, one student, to rounding that of one process."""
+    for seed in range(3):
+        write_exam(tmp_path / "a", seed, bleeding=seed == 0, size=256, slices=3)
+        write_exam(tmp_path / "b", seed, bleeding=seed == 0, size=256, slices=3)
+    options = ["-m", "ml", "self-train", "--labelled", "a", "--unlabelled", "b", "--c", "50", "--network", "compact"]
+    options += ["--steps", "1", "--loader-workers", "0", "--device", "cpu", "--threads", "1", "--out"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = {}
+    for out, start in (("alone", []), ("both", torchrun)):
+        done = subprocess.run(
+            [sys.executable, *start, *options, out],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("bundle semi-supervised") == 1
+        folder = tmp_path / out / "round-1"
+        probs = [ScoreStore(folder / "scores").slice_probs(f"{seed:06}") for seed in range(3)]
+        found[out] = probs, load_bundle(folder / "student" / "trained").weights
+    (one_probs, one_weights), (two_probs, two_weights) = found["alone"], found["both"]
+    for one, two in zip(one_probs, two_probs, strict=True):
+        assert one == pytest.approx(two, abs=1e-3)
+    for name, tensor in one_weights.items():
+        assert torch.allclose(tensor.float(), two_weights[name].float(), atol=2e-3), name
