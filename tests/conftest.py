@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,6 +35,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.failed:
         report.sections += [(f"log of {one.name}, pid {one.pid}", one.tail()) for one in RECENT if one.tail()]
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Says how a test process ended that died: below 0 by that signal."""
+    reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+    if error and reporter is not None:
+        status = node.gateway._io.popen.wait(timeout=30)
+        reporter.write_line(f"the process of {node.gateway.id} ended with {status}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
