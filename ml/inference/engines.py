@@ -8,6 +8,7 @@ so half precision is for those who ask for it.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import shutil
@@ -97,6 +98,19 @@ class _ForExport(nn.Module):
         return logits.pixels.sigmoid(), logits.classes
 
 
+@functools.cache
+def _the_core() -> Any:
+    """The one openvino.Core of this process, for as long as it lives.
+
+    The CPU plugin of each Core gives its thread a signal stack. Where two Cores end in the order in which they began,
+    the second puts the first one's back, whose memory is gone, and the next signal that Python handles (a child's end
+    is one) kills the process without a word. Seen with OpenVINO 2026.4.
+    """
+    import openvino  # noqa: PLC0415 (slow to import, and optional)
+
+    return openvino.Core()
+
+
 class OpenVinoEngine:
     """OpenVINO on the CPU in float32, compiled for one image shape at first use of it.
 
@@ -108,7 +122,7 @@ class OpenVinoEngine:
         import openvino  # noqa: PLC0415 (slow to import, and optional)
 
         self.name = "openvino"
-        self._core = openvino.Core()
+        self._core = _the_core()
         self._cache = cache / f"openvino-{openvino.__version__}" if cache else None
         self._network = _ForExport(network).eval()
         # bfloat16 is the default on CPUs that have it and is off by up to 1e-1.

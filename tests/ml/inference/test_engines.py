@@ -1,5 +1,8 @@
 """Every engine says what eager PyTorch in float32 says, to 1e-3 in probability."""
 
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from ml.bundle import Bundle, load_bundle
 from ml.inference.engines import AGREEMENT, ENGINE_NAMES, EngineName, engine_name, make_engine
 from ml.networks.patchfcn import PAPER, PatchFcn
 
+REPO = Path(__file__).parents[3]
 CPU_ENGINES: tuple[EngineName, ...] = ("torch-channels-last", "openvino", "auto")
 
 
@@ -84,3 +88,29 @@ def test_a_converted_network_is_kept_and_read_back(tiny_bundle: Bundle, tmp_path
     third = make_engine(network, "openvino", device="cpu", threads=1, cache=tmp_path)(images)
     np.testing.assert_array_equal(first.prob, third.prob)
     assert kept.read_text() != "damaged"
+
+
+TWO_ENGINES = """
+import os, signal, sys
+import numpy as np
+from ml.inference.engines import make_engine
+from ml.networks.patchfcn import PatchFcn
+from tests.ml.conftest import TINY_NETWORK
+caught = []
+signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+images = np.zeros((1, TINY_NETWORK.trunk.in_channels, 32, 32), np.float32)
+first, second = (make_engine(PatchFcn(TINY_NETWORK).eval(), "openvino", device="cpu", threads=1) for _ in range(2))
+first(images)
+second(images)
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+sys.exit(caught != [1])
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_a_process_outlives_its_engines() -> None:
+    """A worker that changes bundles still takes signals: OpenVINO's plugin puts a signal stack of its own in place."""
+    done = subprocess.run([sys.executable, "-c", TWO_ENGINES], cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
