@@ -102,8 +102,12 @@ def test_two_processes_train_as_one(exams: list[ExamShard], tmp_path: Path) -> N
         assert torch.allclose(tensor.float(), two_weights[name].float(), atol=2e-3), name
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_a_dead_loader_process_stops_the_run(exams: list[ExamShard], tmp_path: Path) -> None:
-    """Killed as by the kernel when memory runs out; the run goes on without it."""
+    """Killed as by the kernel when memory runs out; the run goes on without it.
+
+    PyTorch's signal may strike while PyTorch opens files to see how many it may: one of them is then left unclosed.
+    """
 
     def kill(step: int, _: float) -> None:
         if step == 4:
