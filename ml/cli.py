@@ -84,7 +84,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     average_with: Annotated[Path | None, typer.Option(help="Earlier bundle; the mean of both is what counts.")] = None,
     layers: Annotated[int, typer.Option(min=0, help="Further exams with a layer of blood under the skull.")] = 0,
     masses: Annotated[int, typer.Option(min=0, help="Further exams with solid tumours.")] = 0,
-    first_seed: Annotated[int, typer.Option(min=0, help="Other exams than those of an earlier run.")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, max=90_000, help="Other exams than an earlier run's.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
