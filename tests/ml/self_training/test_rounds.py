@@ -1,9 +1,6 @@
 """Teacher, pseudo-labels, ranking, student, by files; and the commands for it."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +21,9 @@ from ml.self_training.scores import ScoreStore
 from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling
 from ml.training.runs import TrainingRun, train_bundle
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
+from tests.ml.processes import run_python
 from tests.ml.training.conftest import write_exam
 
-REPO = Path(__file__).parents[3]
 RECIPE = replace(COMPACT_RECIPE, warm_up_steps=1, sampling=Sampling(batch=4, patch=32))
 
 
@@ -118,19 +115,10 @@ def test_two_processes_self_train_as_one(tmp_path: Path) -> None:
         write_exam(tmp_path / "b", seed, bleeding=seed == 0, size=256, slices=3)
     options = ["-m", "ml", "self-train", "--labelled", "a", "--unlabelled", "b", "--c", "50", "--network", "compact"]
     options += ["--steps", "1", "--loader-workers", "0", "--device", "cpu", "--threads", "1", "--out"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = {}
-    for out, start in (("alone", []), ("both", torchrun)):
-        done = subprocess.run(
-            [sys.executable, *start, *options, out],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("bundle semi-supervised") == 1
+    for out, processes in (("alone", 1), ("both", 2)):
+        printed = run_python([*options, out], cwd=tmp_path, processes=processes)
+        assert printed.count("bundle semi-supervised") == 1
         folder = tmp_path / out / "round-1"
         probs = [ScoreStore(folder / "scores").slice_probs(f"{seed:06}") for seed in range(3)]
         found[out] = probs, load_bundle(folder / "student" / "trained").weights

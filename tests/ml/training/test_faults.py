@@ -22,10 +22,10 @@ from ml.training.sampler import PatchBatches, Step
 from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
+from tests.ml.processes import REPO, run_python
 from tests.ml.training.trainee import RECIPE, run
 
 TRAINEE = Path(__file__).with_name("trainee.py")
-REPO = Path(__file__).parents[3]
 STEPS = 8
 
 
@@ -80,19 +80,10 @@ def test_a_killed_process_resumes_to_bitwise_the_same_weights(exams: list[ExamSh
 def test_two_processes_train_as_one(exams: list[ExamShard], tmp_path: Path) -> None:
     """torchrun with two processes on the CPU: losses and weights of one process with the whole batch, to rounding."""
     shards, alone, both = exams[0].folder.parent, tmp_path / "alone", tmp_path / "both"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     printed = {}
-    for out, start in ((alone, [sys.executable]), (both, torchrun)):
-        done = subprocess.run(
-            [*start, str(TRAINEE), str(shards), str(out), "4"],
-            cwd=REPO,
-            env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        lines = [line.split() for line in done.stdout.splitlines()]
+    for out, processes in ((alone, 1), (both, 2)):
+        text = run_python([str(TRAINEE), str(shards), str(out), "4"], cwd=REPO, processes=processes)
+        lines = [line.split() for line in text.splitlines()]
         printed[out] = {int(step): float(loss) for step, loss in lines}
     assert len(printed[alone]) == 4
     assert printed[both] == pytest.approx(printed[alone], abs=2e-5)
