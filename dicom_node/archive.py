@@ -39,6 +39,8 @@ NO_LINK = frozenset({errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, err
 HEAD_BYTES = 144
 """Preamble, prefix, and the element with the length of the rest of the file meta information (PS3.10 section 7.1)."""
 READ_BYTES = 1024 * 1024
+PLACE_TRIES = 5
+"""A study's folder is removed with its last file (`FolderArchive.remove`), perhaps while a new one is about to come."""
 SYNC_THREADS = 32
 """Folders that may be synced at once; each costs a thread that waits for the disk."""
 
@@ -103,7 +105,7 @@ class Archive(Protocol):
         """Whether a committed file is there."""
 
     def remove(self, path: str) -> None:
-        """Remove a committed file; it is no error when it is not there."""
+        """Remove a committed file, and folders that it leaves empty; it is no error when it is not there."""
 
     def free_bytes(self) -> int:
         """Room for more."""
@@ -175,8 +177,9 @@ class FolderArchive:
         self._incoming = root / "incoming"
         self._known_folders: set[str] = set()
         self._syncing = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="folder-sync")
-        for folder in ("incoming", "instances", "conflicts"):
-            self._make_folder(folder)
+        with _os_errors():
+            for folder in ("incoming", "instances", "conflicts"):
+                self._make_folder(folder)
 
     def spool(self, head: bytes) -> FolderSpool:
         """See Archive."""
@@ -189,15 +192,8 @@ class FolderArchive:
         folder = instance_folder(key)
         sha256 = spool.digest()
         path = f"{folder}/{check_uid(key.sop_instance_uid)}-{sha256[:16]}.dcm"
-        self._make_folder(folder)
         with _os_errors():
-            try:
-                self._place(spool, self.root / path)
-            except FileNotFoundError:
-                # Somebody removed the study's folder since it was made.
-                self._known_folders.discard(folder)
-                self._make_folder(folder)
-                self._place(spool, self.root / path)
+            self._place_in(folder, spool, self.root / path)
         return StoredFile(path, sha256, spool.size_bytes)
 
     def set_aside(self, stored: StoredFile) -> StoredFile:
@@ -223,8 +219,13 @@ class FolderArchive:
 
     def remove(self, path: str) -> None:
         """See Archive."""
+        file = self.path(path)
         with _os_errors():
-            self.path(path).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+        # Of its series and its study. One that a new file is just going to lie in is made again by `commit`.
+        with suppress(OSError):
+            for folder in file.relative_to(self.root).parents[:-3]:
+                (self.root / folder).rmdir()
 
     def free_bytes(self) -> int:
         """See Archive."""
@@ -245,18 +246,30 @@ class FolderArchive:
         """See Archive; what a living process holds stays, whichever listener it belongs to."""
         return sum(_remove_unless_held(file, older_than) for file in self._incoming.glob("*.part"))
 
+    def _place_in(self, folder: str, spool: FolderSpool, target: Path) -> None:
+        """Make the folder and place the file, again where the folder was removed in between. Raises OSError."""
+        for tries_left in reversed(range(PLACE_TRIES)):
+            try:
+                self._make_folder(folder)
+                self._place(spool, target)
+            except FileNotFoundError:
+                self._known_folders.discard(folder)
+                if not tries_left:
+                    raise
+            else:
+                return
+
     def _make_folder(self, folder: str) -> None:
-        """Make `folder` (relative) and its parents, each durable in its parent before a file goes in."""
+        """Make `folder` (relative) and its parents, each durable before a file goes in. Raises OSError."""
         if folder in self._known_folders:
             return
         path = self.root / folder
         chain = [path, *(parent for parent in path.parents if parent.is_relative_to(self.root))]
-        with _os_errors():
-            self.root.parent.mkdir(parents=True, exist_ok=True)
-            for one in reversed(chain):
-                # Synced even if it is there: whoever made it may not have come so far yet.
-                one.mkdir(exist_ok=True)
-                _sync_folder(one.parent)
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        for one in reversed(chain):
+            # Synced even if it is there: whoever made it may not have come so far yet.
+            one.mkdir(exist_ok=True)
+            _sync_folder(one.parent)
         self._known_folders.add(folder)
 
     def _place(self, spool: FolderSpool, target: Path) -> None:

@@ -23,7 +23,8 @@ from rich.progress import Progress
 from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
-from dicom_node import deliveries, doctor, jobs, logs, registry, reports, rules_trial, schema, scu, service
+from dicom_node import deliveries, doctor, jobs, logs, registry, reports, retention, rules_trial, schema, scu, service
+from dicom_node.archive import FolderArchive
 from dicom_node.config import Config, load_config
 from dicom_node.config_peers import DestinationConfig
 from dicom_node.conformance import statement
@@ -112,7 +113,7 @@ def status(as_json: AsJson = False) -> None:
     else:
         counts = [
             {"of": part, "where": name.replace("_", " "), "count": count}
-            for part in ("studies", "instances", "results", "deliveries")
+            for part in ("studies", "instances", "results", "removed", "deliveries")
             for name, count in ledger[part].items()
         ]
         _print_rows("ledger", counts)
@@ -207,6 +208,45 @@ def deliver(
     if delivery is not None and count == 0:
         raise NotPossible(f"delivery {delivery} is not dead or waiting; see `dicom-node deliver --list`")
     _print_done({"deliveries": count, "done": "they will be tried now"}, as_json=as_json)
+
+
+@app.command()
+def purge(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and what would not.")] = False,
+    images_days: Annotated[
+        float | None, typer.Option(min=0, help="Instead of retention.images_days; 0: no images.")
+    ] = None,
+    results_days: Annotated[
+        float | None, typer.Option(min=0, help="Instead of retention.results_days; 0: no results.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove now what [retention] lets go: old images and results of studies that nothing waits for."""
+    config = _config()
+    given = {"images_days": images_days, "results_days": results_days}
+    rules = config.retention.model_copy(update={key: days for key, days in given.items() if days is not None})
+    if not rules.images_days and not rules.results_days:
+        raise NotPossible("[retention] keeps everything; set images_days or results_days there, or give --images-days")
+    database = _database(config)
+    with database.reading() as session:
+        plan = retention.plan(session, rules)
+    removed = plan.removed
+    if not dry_run:
+        with Progress(console=Console(stderr=True)) as progress:
+            bar = progress.add_task("removing", total=removed.size_bytes)
+            archive = FolderArchive(config.archive_dir)
+            tell = lambda amount: progress.advance(bar, amount.size_bytes)  # noqa: E731
+            removed = retention.purge(database, archive, rules, progress=tell)
+    if as_json:
+        _print_json({"removed" if not dry_run else "would_be_removed": asdict(removed), "kept": plan.kept})
+        return
+    verb = "would be removed" if dry_run else "were removed"
+    console.print(
+        f"images of {removed.studies} studies ({removed.instances} instances) and {removed.results} result files, "
+        f"{removed.size_bytes / 1e9:.2f} GB in all, {verb}"
+    )
+    for why, count in plan.kept.items():
+        console.print(f"old enough, but kept: {count} studies ({why})")
 
 
 @app.command()

@@ -39,6 +39,8 @@ IMAGE_STORAGE_PREFIX = "1.2.840.10008.5.1.4.1.1."
 NOT_IMAGES = ("66", "67", "88.", "104.", "11.", "9.", "481.")
 """Storage SOP classes below the prefix that hold no image to analyse (PS3.4 B.5): raw data, registration, SEG and
 surfaces; value mapping; SR and KOS; encapsulated documents; presentation states; waveforms; radiotherapy."""
+IMAGES_REMOVED = "IMAGES_REMOVED"
+"""Rejection of what came to a study whose images retention had removed (dicom_node.retention)."""
 FAULT_PAUSE_S = 60.0
 """A study that could not be decided because of a fault is looked at again after this long."""
 
@@ -187,8 +189,9 @@ def _new_job(session: Session, study: Study, decision: Decision) -> int | None:
     if not any(_is_image(facts.sop_class_uid) for facts in decision.facts):
         record(session, "nothing to analyse", study_id=study.id)
         return None
-    rejection = None if choice.chosen else (choice.code or "NO_ELIGIBLE_SERIES", choice.sentence or "")
-    exam = [row for row in decision.instances if choice.chosen and row.series_instance_uid == choice.chosen]
+    rejection = _rejection(session, study, decision)
+    chosen = None if rejection else choice.chosen
+    exam = [row for row in decision.instances if chosen and row.series_instance_uid == chosen]
     digest = _input_digest(study, exam, rejection)
     latest = session.scalar(
         sa.select(Job)
@@ -208,7 +211,7 @@ def _new_job(session: Session, study: Study, decision: Decision) -> int | None:
     job = Job(
         study_id=study.id,
         generation=study.generation,
-        series_instance_uid=choice.chosen,
+        series_instance_uid=chosen,
         series_reason=_reason(choice),
         sop_instance_uids=[row.sop_instance_uid for row in exam],
         input_digest=digest,
@@ -228,6 +231,29 @@ def _new_job(session: Session, study: Study, decision: Decision) -> int | None:
         rejection=job.rejection_code,
     )
     return job.id
+
+
+def _rejection(session: Session, study: Study, decision: Decision) -> tuple[str, str] | None:
+    """Why no series of it can be read, as (code, sentence); None when one can."""
+    choice = decision.choice
+    if study.images_removed_at is not None and not _came_again_whole(session, study, decision):
+        sentence = (
+            f"its images were removed from this node on {study.images_removed_at:%Y-%m-%d}, after they had been read, "
+            "and only a part came again; send the whole study"
+        )
+        return IMAGES_REMOVED, sentence
+    return None if choice.chosen else (choice.code or "NO_ELIGIBLE_SERIES", choice.sentence or "")
+
+
+def _came_again_whole(session: Session, study: Study, decision: Decision) -> bool:
+    """Whether all slices of the exam that was read last are here."""
+    last_exam = session.scalar(
+        sa.select(Job.sop_instance_uids)
+        .where(Job.study_id == study.id, Job.series_instance_uid.is_not(None))
+        .order_by(Job.generation.desc())
+        .limit(1)
+    )
+    return {row.sop_instance_uid for row in decision.instances}.issuperset(last_exam or ())
 
 
 def _keep_verdicts(session: Session, study: Study, choice: eligibility.Choice) -> None:

@@ -29,6 +29,7 @@ from dicom_node.config_sections import (
     LoggingConfig,
     NodeConfig,
     ResultsConfig,
+    RetentionConfig,
     WorkerConfig,
 )
 from dicom_node.eligibility import EligibilityRules
@@ -51,6 +52,7 @@ class Config(Section):
     results: ResultsConfig = ResultsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
     confirmation: ConfirmationConfig = ConfirmationConfig()
+    retention: RetentionConfig = RetentionConfig()
     logging: LoggingConfig = LoggingConfig()
 
     @property
@@ -140,6 +142,7 @@ def parse_config(text: str, *, source: str, base: Path) -> Config:
         lines = [explain(item, text, source=source, root=Config) for item in items]
         raise ConfigError("\n".join(lines)) from error
     _check_names(config, text, source)
+    _check_room(config, text, source)
     return _fill(config, base)
 
 
@@ -190,6 +193,17 @@ def _check_names(config: Config, text: str, source: str) -> None:
             line = find_line(text, ("delivery", "destination", index, "profile"))
             hint = nearest(destination.profile, list(config.profiles))
             raise ConfigError(f"{source}:{line}: there is no profile {destination.profile!r}; {hint}")
+
+
+def _check_room(config: Config, text: str, source: str) -> None:
+    """Room must be made before everything is refused."""
+    room, least = config.retention.make_room_below_bytes, config.listener.min_free_bytes
+    if 0 < room <= least:
+        line = find_line(text, ("retention", "make_room_below_bytes"))
+        raise ConfigError(
+            f"{source}:{line}: retention.make_room_below_bytes is {room}, not above listener.min_free_bytes ({least}): "
+            "instances would be refused before room is made"
+        )
 
 
 def _check_unique(names: list[str], what: str, source: str) -> None:

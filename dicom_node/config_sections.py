@@ -211,6 +211,14 @@ class ConfirmationConfig(Section):
     max_rounds: int = Field(default=3, ge=0)
 
 
+class RetentionConfig(Section):
+    """What leaves the disk again, and when; 0 is never."""
+
+    images_days: float = Field(default=0.0, ge=0)
+    results_days: float = Field(default=0.0, ge=0)
+    make_room_below_bytes: int = Field(default=0, ge=0)
+
+
 class LoggingConfig(Section):
     """What is logged, and how."""
 

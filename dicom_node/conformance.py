@@ -182,10 +182,12 @@ def _commitment(config: Config) -> str:
     return f"""## Storage Commitment SCP
 
 A peer may ask for commitment to instances that it, or any other peer, stored. Committed are exactly those that have
-their row in the database and, read from the disk at the moment of the report, the bytes that were received; this node
-does not delete instances. Failure Reasons: 0x0112 (not here, or not with those bytes), 0x0119 (of another SOP class),
-0x0110 (cannot be read now). The report goes out on the same association once the peer is silent for {hold_s:g} s; when
-the peer releases it, on a new one to the address below, as requestor with role selection (SCP), for {hours:g} h.
+their row in the database and, read from the disk at the moment of the report, the bytes that were received. This node
+never deletes what it has committed to; {_other_images(config)}.
+
+Failure Reasons: 0x0112 (not here, or not with those bytes), 0x0119 (of another SOP class), 0x0110 (cannot be read now).
+The report goes out on the same association once the peer is silent for {hold_s:g} s; when the peer releases it, on a
+new one to the address below, as requestor with role selection (SCP), for {hours:g} h.
 
 | peer | address for reports |
 |---|---|
@@ -194,6 +196,15 @@ the peer releases it, on a new one to the address below, as requestor with role 
 | status of the N-ACTION response | when |
 |---|---|
 {answers}"""
+
+
+def _other_images(config: Config) -> str:
+    rules = config.retention
+    when = [f"{rules.images_days:g} days after the study's last instance came"] if rules.images_days else []
+    when += [f"below {rules.make_room_below_bytes / 1e9:.1f} GB of free space"] if rules.make_room_below_bytes else []
+    if not when:
+        return "nor, as configured, anything else"
+    return f"other instances are deleted, once their results have arrived, {' or '.join(when)}"
 
 
 def _objects(config: Config) -> str:

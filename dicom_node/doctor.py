@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,10 +20,13 @@ from dicom_node.config import Config
 from dicom_node.config_peers import DestinationConfig, TlsConfig
 from dicom_node.db import make_engine, reading_engine
 from dicom_node.errors import DeliveryError, NodeError
+from dicom_node.tables import Instance
 from dicom_node.transports import transport_of
 
 CERTIFICATE_WARNING_DAYS = 30
 MOST_SKEW_S = 2.0
+WEEK_DAYS = 7
+DISK_WARNING_DAYS = 14
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,33 @@ def _database(config: Config) -> Iterator[Finding]:
         engine.dispose()
     hint = "" if have == need else "; run `dicom-node db upgrade`"
     yield Finding("database", ok=have == need, found=f"{name} at revision {have}, needs {need}{hint}")
+
+
+def _growth(config: Config) -> Iterator[Finding]:
+    """How long the disk lasts at the rate of the last week."""
+    since = datetime.now(UTC) - timedelta(days=WEEK_DAYS)
+    engine = make_engine(config.database)
+    try:
+        with reading_engine(engine).connect() as connection:
+            came = sa.select(sa.func.sum(Instance.size_bytes)).where(Instance.received_at >= since)
+            received = int(connection.scalar(came) or 0)
+    except SQLAlchemyError:
+        return  # said by the check of the database
+    finally:
+        engine.dispose()
+    rules = config.retention
+    gone = [f"after {rules.images_days:g} days"] if rules.images_days else []
+    gone += [f"below {rules.make_room_below_bytes / 1e9:.1f} GB free"] if rules.make_room_below_bytes else []
+    found = f"{received / 1e9:.1f} GB of images came in the last {WEEK_DAYS} days and are kept; images go "
+    if gone:
+        yield Finding("room", ok=True, found=found + " or ".join(gone))
+        return
+    free = shutil.disk_usage(config.node.data_dir).free - config.listener.min_free_bytes
+    days = free / received * WEEK_DAYS if received else None
+    lasts = "" if days is None else f"; the disk lasts {max(days, 0):.0f} more days"
+    ok = days is None or days > DISK_WARNING_DAYS
+    hint = "" if ok else ": set [retention] images_days"
+    yield Finding("room", ok=ok, found=f"{found}never{lasts}{hint}")
 
 
 def _clock(engine: sa.Engine) -> Iterator[Finding]:
@@ -175,6 +205,7 @@ def _certificate(name: str, tls: TlsConfig, path: Path) -> Finding:
 _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _disk,
     _database,
+    _growth,
     _broker,
     _bundle,
     _decoders,

@@ -44,7 +44,7 @@ class AssociationRecord:
 
 # Statements are built once and on tables, not on mapped classes: building them anew took longer than running them.
 _INSTANCES, _STUDIES, _ASSOCIATIONS = (Base.metadata.tables[name] for name in ("instances", "studies", "associations"))
-FIND_INSTANCE = sa.select(_INSTANCES.c.id, _INSTANCES.c.sha256, _INSTANCES.c.size_bytes, _INSTANCES.c.path).where(
+FIND_INSTANCE = sa.select(*(_INSTANCES.c[name] for name in ("id", "study_id", "sha256", "size_bytes", "path"))).where(
     _INSTANCES.c.sop_instance_uid == sa.bindparam("uid")
 )
 COUNT_INSTANCE = (
@@ -52,6 +52,12 @@ COUNT_INSTANCE = (
     .where(_INSTANCES.c.id == sa.bindparam("instance_id"))
     .values(times_received=_INSTANCES.c.times_received + 1)
 )
+KEEP_LONGER = (
+    sa.update(_STUDIES)
+    .where(_STUDIES.c.id == sa.bindparam("study_id"), _STUDIES.c.state == StudyState.COMPLETE)
+    .values(last_received_at=sa.bindparam("at", type_=UtcDateTime()))
+)
+"""What comes again is no news to the analysis, but retention counts from it: a study that is being sent stays whole."""
 INSERT_INSTANCE = sa.insert(_INSTANCES)
 UPDATE_INSTANCE = sa.update(_INSTANCES).where(_INSTANCES.c.id == sa.bindparam("instance_id"))
 FIND_STUDY = sa.select(_STUDIES.c.id).where(_STUDIES.c.study_instance_uid == sa.bindparam("uid"))
@@ -82,7 +88,7 @@ class Kind(Enum):
 
     NEW = auto()
     DUPLICATE = auto()
-    """Same UID, same bytes: nothing changed but a count."""
+    """Same UID, same bytes: nothing changed but a count and a time."""
     CONFLICT = auto()
     """Same UID, other bytes: nothing was written; the caller applies the policy."""
     KEPT_ASIDE = auto()
@@ -112,14 +118,16 @@ class Written:
 
 
 def write(connection: sa.Connection, arrival: Arrival) -> Written:
-    """Write the rows of one arrival."""
+    """Write the rows of one arrival. A row that retention removed after it was found here is written anew."""
     uid = arrival.facts.sop_instance_uid
     present = connection.execute(FIND_INSTANCE, {"uid": uid}).one_or_none()
     if present is None:
         return _insert(connection, arrival)
     if present.sha256 == arrival.stored.sha256:
-        connection.execute(COUNT_INSTANCE, {"instance_id": present.id})
-        return Written(Kind.DUPLICATE)
+        # The study first, as everywhere: whoever locks rows of both the other way round waits for ever.
+        connection.execute(KEEP_LONGER, {"study_id": present.study_id, "at": now()})
+        counted = connection.execute(COUNT_INSTANCE, {"instance_id": present.id})
+        return Written(Kind.DUPLICATE) if counted.rowcount else _insert(connection, arrival)
     if arrival.conflict_policy is None:
         return Written(Kind.CONFLICT)
     if arrival.conflict_policy == "replace":
@@ -167,7 +175,8 @@ def _replace(connection: sa.Connection, arrival: Arrival, present: Any) -> Writt
     study_id = _study_id(connection, arrival, received_at, is_own_result=False)
     old = type(arrival.stored)(present.path, present.sha256, present.size_bytes)
     values = _instance_values(arrival, study_id, association_id, received_at)
-    connection.execute(UPDATE_INSTANCE, {**values, "instance_id": present.id})
+    if not connection.execute(UPDATE_INSTANCE, {**values, "instance_id": present.id}).rowcount:
+        return _insert(connection, arrival)
     _keep_conflict(connection, arrival, old, association_id)
     _check_file(arrival)
     return Written(Kind.REPLACED, association_id, study_id)

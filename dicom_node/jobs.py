@@ -192,7 +192,7 @@ def _keep_result(session: Session, job: Job, new: NewResult) -> Result:
     result.path = new.path
     result.sha256 = new.sha256
     result.size_bytes = new.size_bytes
-    result.superseded_at = None
+    result.superseded_at = result.file_removed_at = None
     return result
 
 
@@ -356,6 +356,7 @@ def retry(database: Database, job_id: int) -> str:
         newest = session.scalar(sa.select(sa.func.max(Job.generation)).where(Job.study_id == job.study_id))
         if job.generation != newest:
             raise NotPossible(f"job {job_id} was replaced by generation {newest} of its study; retry that one")
+        _check_images(session, job)
         if job.state is JobState.REJECTED and job.series_instance_uid is None:
             job.study.state = StudyState.RECEIVING
             record(session, "study reopened by hand", study_id=job.study_id, job_id=job.id)
@@ -371,6 +372,18 @@ def retry(database: Database, job_id: int) -> str:
         job.finished_at = None
         record(session, "job queued by hand", study_id=job.study_id, job_id=job.id)
         return "it is queued again"
+
+
+def _check_images(session: Session, job: Job) -> None:
+    """Raises NotPossible when retention has taken the images that the job would read."""
+    removed_at = job.study.images_removed_at
+    if removed_at is None:
+        return
+    here = set(session.scalars(sa.select(Instance.sop_instance_uid).where(Instance.study_id == job.study_id)))
+    if not here or not here.issuperset(job.sop_instance_uids):
+        raise NotPossible(
+            f"the images of job {job.id} were removed on {removed_at:%Y-%m-%d} ([retention]): send the study again"
+        )
 
 
 def study_by_uid(session: Session, study_instance_uid: str) -> Study:

@@ -1,7 +1,8 @@
 """Storage commitment as SCP, in rows: what peers asked this node to keep, and the reports that they are owed.
 
 A request is answered with success once its row is committed. What is reported is found out at the moment of reporting:
-committed is exactly what has its row and, read from the disk, the bytes that were acknowledged.
+committed is exactly what has its row and, read from the disk, the bytes that were acknowledged. What is going to be
+reported as committed is marked first, so that retention never removes it: its sender may have let go of its own.
 """
 
 from __future__ import annotations
@@ -115,7 +116,10 @@ def _free() -> sa.ColumnElement[bool]:
 
 
 def judge(database: Database, archive: Archive, request: Request) -> Report:
-    """Which of the instances this node holds durably, and why not the others. Reads each file whole."""
+    """Which of the instances this node holds durably, and why not the others.
+
+    Reads each file whole, and promises what it found.
+    """
     held: dict[str, tuple[str, StoredFile]] = {}
     uids = [reference.sop_instance_uid for reference in request.references]
     with database.reading() as session:
@@ -124,11 +128,30 @@ def judge(database: Database, archive: Archive, request: Request) -> Report:
             for row in session.scalars(sa.select(Instance).where(Instance.sop_instance_uid.in_(some))):
                 held[row.sop_instance_uid] = (row.sop_class_uid, StoredFile(row.path, row.sha256, row.size_bytes))
     reasons = {reference: _why_not(archive, reference, held) for reference in request.references}
+    promised = _promise(database, [one.sop_instance_uid for one, reason in reasons.items() if reason is None])
+    for reference, reason in reasons.items():
+        if reason is None and reference.sop_instance_uid not in promised:
+            reasons[reference] = FailureReason.NO_SUCH_OBJECT_INSTANCE
     return Report(
         request.transaction_uid,
         committed=tuple(reference for reference, reason in reasons.items() if reason is None),
         failed=tuple((reference, int(reason)) for reference, reason in reasons.items() if reason is not None),
     )
+
+
+def _promise(database: Database, uids: list[str]) -> set[str]:
+    """Mark instances as promised to a peer. Returns those that are still there."""
+    promised: set[str] = set()
+    with database.session() as session:
+        for start in range(0, len(uids), UIDS_PER_LOOK):
+            marked = (
+                sa.update(Instance)
+                .where(Instance.sop_instance_uid.in_(uids[start : start + UIDS_PER_LOOK]))
+                .values(promised_at=sa.func.coalesce(Instance.promised_at, now()))
+                .returning(Instance.sop_instance_uid)
+            )
+            promised.update(session.scalars(marked))
+    return promised
 
 
 def _why_not(archive: Archive, reference: Reference, held: dict[str, tuple[str, StoredFile]]) -> FailureReason | None:

@@ -1,9 +1,10 @@
-"""Finds and removes committed files that no row knows: what a crash left between a file's name and its row.
+"""Finds and removes committed files that no row knows: what a crash left between a file's name and its row, and what
+retention let go of.
 
-Nothing was acknowledged for them, so the sender still has them. A file of the same bytes may be arriving at this very
-moment, therefore the removal and the look at the rows happen in one transaction that keeps other writers out; intake
-looks for its file inside the transaction that writes its row (intake_rows), so either the row is seen here or the
-missing file is seen there.
+Nothing was acknowledged for the former, so the sender still has them. A file of the same bytes may be arriving at this
+very moment, therefore the removal and the look at the rows happen in one transaction that keeps other writers out;
+intake looks for its file inside the transaction that writes its row (intake_rows), so either the row is seen here or
+the missing file is seen there.
 """
 
 from __future__ import annotations
@@ -44,20 +45,31 @@ def reconcile(
         if not remove:
             orphans += suspects
             continue
-        with engine.begin() as connection:
-            _keep_writers_out(connection)
-            for path in _unknown(connection, suspects):
-                archive.remove(path)
-                orphans.append(path)
+        orphans += remove_unknown(engine, archive, suspects)
     if orphans:
         log.warning("files without a row", count=len(orphans), removed=remove)
     return orphans
 
 
+def remove_unknown(engine: sa.Engine, archive: Archive, paths: Sequence[str]) -> list[str]:
+    """Remove those of the files that no row knows, while no row can be written. Returns their paths.
+
+    Raises SQLAlchemyError, ArchiveError; what is left then is found by the next `reconcile`.
+    """
+    with engine.begin() as connection:
+        _keep_writers_out(connection)
+        unknown = _unknown(connection, paths)
+        for path in unknown:
+            archive.remove(path)
+    return unknown
+
+
 def _unknown(connection: sa.Connection, paths: Sequence[str]) -> list[str]:
     """Those of `paths` that no row names."""
-    known: set[str] = set()
-    for table in (Instance, Conflict, Result):
+    known = set(
+        connection.scalars(sa.select(Result.path).where(Result.path.in_(paths), Result.file_removed_at.is_(None)))
+    )
+    for table in (Instance, Conflict):
         known.update(connection.scalars(sa.select(table.path).where(table.path.in_(paths))))
     return [path for path in paths if path not in known]
 

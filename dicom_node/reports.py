@@ -51,7 +51,7 @@ def ledger(session: Session) -> Row:
     return {
         "studies": studies,
         "instances": {
-            "received": _count(session, Instance),
+            "held": _count(session, Instance),
             "bytes": int(session.scalar(sa.select(sa.func.sum(Instance.size_bytes))) or 0),
             "kept_aside": _count(session, Conflict),
             "own_results_returned": _count(session, Instance, Instance.is_own_result.is_(True)),
@@ -59,6 +59,10 @@ def ledger(session: Session) -> Row:
         "results": {
             "current": _count(session, Result, Result.superseded_at.is_(None)),
             "made": _count(session, Result),
+        },
+        "removed": {
+            "images_of_studies": _count(session, Study, Study.images_removed_at.is_not(None)),
+            "result_files": _count(session, Result, Result.file_removed_at.is_not(None)),
         },
         "deliveries": deliveries,
         "confirmation": {
@@ -155,6 +159,7 @@ def _study_row(session: Session, study: Study) -> Row:
         "complete_reason": study.complete_reason.value if study.complete_reason else None,
         "generation": study.generation,
         "instances": _count(session, Instance, Instance.study_id == study.id),
+        "images_removed_at": _iso(study.images_removed_at),
         "calling_ae_title": study.calling_ae_title,
         "last_received_at": _iso(study.last_received_at),
         "job": job.state.value if job else None,
@@ -283,6 +288,7 @@ def _result_row(result: Result) -> Row:
         "sop_instance_uid": result.sop_instance_uid,
         "path": result.path,
         "superseded_at": _iso(result.superseded_at),
+        "file_removed_at": _iso(result.file_removed_at),
         "deliveries": [_delivery_row(delivery) for delivery in result.deliveries],
     }
 

@@ -2,7 +2,7 @@
 
     dicom-node serve
     |- listener   (x acceptor_processes)   C-STORE in: archive and rows
-    |- sweeper                             completion, repair, the outbox, its confirmation, reports to peers
+    |- sweeper                             completion, repair, the outbox, its confirmation, reports, retention
     `- worker     (x worker.processes)     the network; `python -m worker`
 
 Each part can also run alone, on its own machine: `dicom-node serve --role listener`.
@@ -36,6 +36,7 @@ from dicom_node.deliverer import deliver_until
 from dicom_node.errors import ArchiveError
 from dicom_node.reconcile import reconcile
 from dicom_node.reporter import report_until
+from dicom_node.retention import keep_tidy_until
 from dicom_node.scp import Listener
 from dicom_node.sweeper import Sweeper
 
@@ -120,6 +121,7 @@ def run_sweeper(config: Config) -> None:
         _loop("outbox", deliver_until, stop, database, config, config.archive_dir),
         _loop("confirm", confirm_until, stop, database, config),
         _loop("reports", report_until, stop, database, config, archive),
+        _loop("retention", keep_tidy_until, stop, database, config, archive),
     ]
     for loop in loops:
         loop.start()
@@ -134,7 +136,7 @@ def _loop(name: str, run: Callable[..., None], *arguments: object) -> threading.
 
 
 def _tidy(stop: threading.Event, engine: sa.Engine, config: Config) -> None:
-    """Once a day, look for files that a crash left without a row (dicom_node.reconcile)."""
+    """Once a day, look for files that a crash left behind (dicom_node.reconcile)."""
     while not stop.wait(TIDY_FIRST_S):
         try:
             orphans = reconcile(engine, FolderArchive(config.archive_dir))

@@ -103,6 +103,8 @@ class Study(Base):
     last_received_at: Mapped[datetime] = mapped_column(index=True)
     completed_at: Mapped[datetime | None]
     complete_reason: Mapped[CompleteReason | None] = mapped_column(_enum(CompleteReason, "complete_reason"))
+    images_removed_at: Mapped[datetime | None]
+    """When retention last took the files and rows of its instances; they may have come again since."""
 
     instances: Mapped[list[Instance]] = relationship(back_populates="study")
     jobs: Mapped[list[Job]] = relationship(back_populates="study", order_by="Job.generation")
@@ -129,6 +131,8 @@ class Instance(Base):
     times_received: Mapped[int] = mapped_column(default=1)
     is_own_result: Mapped[bool] = mapped_column(default=False)
     """Loop guard: a result of this node that came back; never analysed, never reopens its study."""
+    promised_at: Mapped[datetime | None]
+    """When a peer was told that this node keeps it (storage commitment); retention leaves its study alone."""
     facts: Mapped[dict[str, Any]]
     """`facts.InstanceFacts` as JSON."""
 
@@ -230,6 +234,8 @@ class Result(Base):
     size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
     created_at: Mapped[datetime]
     superseded_at: Mapped[datetime | None]
+    file_removed_at: Mapped[datetime | None]
+    """When retention took the file at `path`. The row stays: it says what was sent, and is the loop guard."""
 
     job: Mapped[Job] = relationship(back_populates="results")
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result")

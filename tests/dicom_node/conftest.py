@@ -51,11 +51,11 @@ def house(make_house: Callable[..., House]) -> House:
 
 @pytest.fixture
 def make_small_house(memory_folder: Path) -> Iterator[Callable[..., House]]:
-    """`make_house` on SQLite alone, for what no database decides."""
+    """`make_house` on SQLite alone, for what no database decides; or on the one of `url`."""
     houses: list[House] = []
 
-    def make(config: str = "") -> House:
-        houses.append(House(memory_folder / str(len(houses)), config=config))
+    def make(config: str = "", *, url: str = "") -> House:
+        houses.append(House(memory_folder / str(len(houses)), url, config=config))
         return houses[-1]
 
     yield make

@@ -7,12 +7,13 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.archive import FolderArchive, InstanceKey, check_uid, instance_folder, put
+from dicom_node.archive import PLACE_TRIES, FolderArchive, InstanceKey, check_uid, instance_folder, put
 from dicom_node.errors import ArchiveError, OutOfSpace, UnsafeUid
 
 KEY = InstanceKey("1.2.3", "1.2.3.4", "1.2.3.4.5")
@@ -101,11 +102,30 @@ def test_a_discarded_spool_leaves_nothing(archive: FolderArchive) -> None:
 
 
 def test_a_folder_that_was_removed_is_made_again(archive: FolderArchive) -> None:
-    """An emptied study's folder may be gone although the archive has made it before."""
-    stored = put(archive, KEY, head=HEAD, pieces=[b"one"])
+    """Those of a study go with its last file, although the archive remembers that it made them."""
+    stored, other = (put(archive, KEY, head=HEAD, pieces=[piece]) for piece in (b"one", b"two"))
+    study = archive.path(stored.path).parents[1]
     archive.remove(stored.path)
-    archive.path(stored.path).parent.rmdir()
+    assert archive.exists(other.path)
+    archive.remove(other.path)
+    assert (study.exists(), study.parent.exists()) == (False, True)
     assert archive.exists(put(archive, KEY, head=HEAD, pieces=[b"one"]).path)
+
+
+def test_a_folder_that_keeps_vanishing_is_an_error(archive: FolderArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removed between its making and the file's coming, a few times in a row is made up for; not for ever."""
+    real, gone = FolderArchive._place, iter(range(PLACE_TRIES - 1))
+
+    def placed(self: FolderArchive, spool: Any, target: Path) -> None:
+        if next(gone, None) is not None:
+            target.parent.rmdir()
+        real(self, spool, target)
+
+    monkeypatch.setattr(FolderArchive, "_place", placed)
+    assert archive.exists(put(archive, KEY, head=HEAD, pieces=[b"one"]).path)
+    gone = iter(range(PLACE_TRIES))
+    with pytest.raises(ArchiveError, match="ENOENT"):
+        put(archive, InstanceKey("1.2.9", "1.2.9.1", "1.2.9.1.1"), head=HEAD, pieces=[b"one"])
 
 
 def test_set_aside(archive: FolderArchive) -> None:

@@ -177,6 +177,25 @@ def test_the_ledger_balances_or_exit_is_3(run: Run, house: House) -> None:
     assert "does not balance" in done.out
 
 
+def test_purge_says_what_it_does_and_what_it_leaves(run: Run, house: House) -> None:
+    """First only what it would do; config keeps everything, so that the command must say how old."""
+    done = run("purge")
+    assert (done.code, "[retention] keeps everything" in done.err) == (1, True)
+    house.age(s=86_400 * 3)
+    waits = run("purge", "--images-days", 2, "--json").json
+    assert (waits["removed"]["studies"], waits["kept"]) == (0, {"results not arrived": 1})
+    assert "old enough, but kept: 1 studies (results not arrived)" in run("purge", "--images-days", 2).out
+    house.change(Delivery, state=DeliveryState.SENT)
+    assert run("purge", "--images-days", 4, "--json").json["removed"]["instances"] == 0
+    would = run("purge", "--images-days", 2, "--dry-run", "--json").json
+    assert (would["would_be_removed"]["studies"], would["would_be_removed"]["instances"]) == (1, 12)
+    assert "images of 1 studies (12 instances) and 0 result files" in run("purge", "--images-days", 2).out
+    assert run("purge", "--images-days", 2, "--json").json["removed"]["instances"] == 0
+    status = run("status", "--json")
+    assert (status.code, status.json["instances"]["held"], status.json["removed"]["images_of_studies"]) == (0, 0, 1)
+    assert "images removed" in run("show", STUDY).out
+
+
 def test_what_is_not_there_is_one_sentence_and_exit_1(run: Run) -> None:
     """With what to look at."""
     for arguments in (["show", "1.2.3"], ["retry", 99], ["cancel", 99], ["echo", "nobody"], ["deliver", 99]):

@@ -34,6 +34,14 @@ def test_it_names_every_class_syntax_and_status() -> None:
         assert f"| 0x{status:04X} |" in text
 
 
+def test_it_says_what_is_deleted() -> None:
+    """What it committed to never is."""
+    assert "never deletes what it has committed to; nor, as configured, anything else." in of("")
+    told = of("[retention]\nimages_days = 30\nmake_room_below_bytes = 5000000000\n")
+    assert "other instances are deleted, once their results have arrived, 30 days after" in told
+    assert "instance came or below 5.0 GB of free space." in told
+
+
 def test_it_follows_the_configuration() -> None:
     """Peers, destinations, TLS, times and what results are made."""
     text = of(

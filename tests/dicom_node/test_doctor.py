@@ -6,14 +6,18 @@ import subprocess
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Self
 
 import pytest
 
 from dicom_node import doctor, schema
 from dicom_node.config import Config
+from dicom_node.config_sections import RetentionConfig
+from dicom_node.db import now
 from dicom_node.doctor import Finding
-from tests.dicom_node.house import House, make_config
+from dicom_node.tables import Instance
+from tests.dicom_node.house import House, head_ct, make_config
 from tests.peers import StoreScp, free_port
 
 # pynetdicom drops the socket of a connection that failed without closing it.
@@ -76,6 +80,26 @@ def test_an_empty_database_is_told_what_to_do(make_house: Callable[..., House]) 
     finding = examined(house)["database"]
     assert (finding.ok, "run `dicom-node db upgrade`" in finding.found) == (False, True)
     assert not examined(house)["destinations"].ok
+
+
+def test_how_long_the_disk_lasts(make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the rate of the last week, while nothing is ever removed; and what makes room when something is."""
+    house = make_house("[listener]\nmin_free_bytes = 0\n")
+    assert examined(house)["room"].found == "0.0 GB of images came in the last 7 days and are kept; images go never"
+    house.receive(head_ct())
+    house.change(Instance, size_bytes=10**9)
+    for free_gb, lasts, ok in ((12, 7, False), (120, 70, True)):
+        usage = SimpleNamespace(free=free_gb * 10**9)
+        monkeypatch.setattr("dicom_node.doctor.shutil.disk_usage", lambda _, usage=usage: usage)
+        finding = examined(house)["room"]
+        assert (finding.ok, "12.0 GB of images came in the last 7 days" in finding.found) == (ok, True)
+        assert f"the disk lasts {lasts} more days" in finding.found
+        assert ("set [retention] images_days" in finding.found) is not ok
+    house.change(Instance, received_at=now() - timedelta(days=8))
+    assert "lasts" not in examined(house)["room"].found
+    rules = RetentionConfig(images_days=30, make_room_below_bytes=5 * 10**9)
+    (finding,) = doctor._growth(house.config.model_copy(update={"retention": rules}))
+    assert (finding.ok, finding.found.endswith("images go after 30 days or below 5.0 GB free")) == (True, True)
 
 
 @pytest.mark.peer("dcmtk")

@@ -134,7 +134,7 @@ def test_what_waits_and_what_is_open_is_counted(house: House) -> None:
     whole = ledger(house)
     assert whole["open_associations"] == 1
     assert 100 <= whole["oldest_waiting_s"] < 1000
-    assert whole["instances"]["received"] == 13
+    assert whole["instances"]["held"] == 13
 
 
 def test_a_study_tells_its_story(make_house: Callable[..., House]) -> None:

@@ -54,7 +54,7 @@ def test_nothing_is_lost_or_doubled_when_parts_are_killed(orthanc: Orthanc, tmp_
     assert ledger["balances"]
     counts = ledger["studies"]
     assert counts["received"] == counts["processed"] + counts["rejected"] == STUDIES
-    assert ledger["instances"]["received"] == sum(len(list(folder.iterdir())) for folder in studies.values())
+    assert ledger["instances"]["held"] == sum(len(list(folder.iterdir())) for folder in studies.values())
     for uid, folder in studies.items():
         rejected = (folder.parent / f"{folder.name}.rejected").exists()
         held = sorted(str(ds.Modality) for ds in orthanc.fetch(uid))

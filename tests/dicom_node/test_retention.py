@@ -1,0 +1,430 @@
+"""What leaves the disk, and above all what does not: nothing unsent, unread or promised, however full it is."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pydicom.dataset import Dataset
+
+from dicom_node import jobs, owed_reports, reconcile, reports, retention
+from dicom_node.archive import intact
+from dicom_node.commitment_messages import Reference, Request
+from dicom_node.db import now
+from dicom_node.errors import NotPossible
+from dicom_node.retention import Amount
+from dicom_node.states import DeliveryState, JobState, StudyState
+from dicom_node.statuses import Status
+from dicom_node.tables import AuditEvent, Conflict, Delivery, Instance, Job, Result, Study
+from tests.dicom_node.house import SEG, STUDY, House, encoded, head_ct, other_object
+
+PACS = '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 9\n'
+OLD = "[retention]\nimages_days = 30\nresults_days = 60\n"
+DAY_S = 86_400.0
+MakeHouse = Callable[..., House]
+
+
+def settled(house: House, images: list[Dataset] | None = None, **outcome: Any) -> int:
+    """A study that was read, and whose results have arrived. The id of its job."""
+    job_id = house.job(images)
+    house.finish(house.claimed(job_id), **outcome)
+    house.change(Delivery, state=DeliveryState.SENT)
+    return job_id
+
+
+def purge(house: House) -> Amount:
+    """One round, with what config says."""
+    return retention.purge(house.database, house.archive, house.config.retention)
+
+
+def files(house: House, top: str = "instances") -> list[str]:
+    """What lies in the archive."""
+    return sorted(path.name for path in (house.config.archive_dir / top).rglob("*.dcm"))
+
+
+def plan(house: House) -> retention.Plan:
+    """What a purge would do."""
+    with house.database.reading() as session:
+        return retention.plan(session, house.config.retention)
+
+
+def test_images_of_a_settled_study_go_when_they_are_old(make_house: MakeHouse) -> None:
+    """Files, rows and folders; what was found, sent and done stays, and the ledger balances."""
+    house = make_house(PACS + OLD)
+    settled(house)
+    house.age(s=29 * DAY_S)
+    assert (purge(house), len(files(house))) == (Amount(), 12)
+    house.age(s=2 * DAY_S)
+    size_bytes = sum(row.size_bytes for row in house.all(Instance))
+    expected = Amount(studies=1, instances=12, size_bytes=size_bytes)
+    assert plan(house).removed == expected
+    told: list[Amount] = []
+    assert retention.purge(house.database, house.archive, house.config.retention, progress=told.append) == expected
+    assert told == [expected]
+    assert files(house) == house.all(Instance) == []
+    assert list((house.config.archive_dir / "instances").glob("*/*")) == []
+    assert (house.study().state, len(house.all(Result))) == (StudyState.COMPLETE, 2)
+    assert house.all(AuditEvent)[-1].detail["because_of"] == "retention.images_days"
+    with house.database.reading() as session:
+        ledger = reports.ledger(session)
+        assert reports.show(session, STUDY)["images_removed_at"] is not None
+    assert ledger["balances"]
+    assert (ledger["instances"]["held"], ledger["removed"]) == (0, {"images_of_studies": 1, "result_files": 0})
+    assert purge(house) == Amount()
+
+
+def test_without_a_rule_nothing_ever_goes(make_house: MakeHouse) -> None:
+    """The default."""
+    house = make_house(PACS)
+    settled(house)
+    house.age(s=10_000 * DAY_S)
+    assert purge(house) + retention.make_room(house.database, house.archive, house.config) == Amount()
+    assert len(files(house)) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda house: house.change(Delivery, state=DeliveryState.PENDING), "results not arrived"),
+        (lambda house: house.change(Delivery, state=DeliveryState.DEAD), "results not arrived"),
+        (lambda house: house.change(Delivery, state=DeliveryState.SPARE), "results not arrived"),
+        (lambda house: house.change(Delivery, confirm_at=now()), "results not arrived"),
+        (lambda house: house.change(Job, state=JobState.QUEUED), "analysis not ended"),
+        (lambda house: house.change(Job, state=JobState.RUNNING), "analysis not ended"),
+        (lambda house: house.change(Job, state=JobState.FAILED), "analysis not ended"),
+        (lambda house: house.change(Job, state=JobState.QUARANTINED), "analysis not ended"),
+        (lambda house: house.change(Study, state=StudyState.RECEIVING), "being received"),
+    ],
+    ids=["pending", "dead", "spare", "unconfirmed", "queued", "running", "failed", "quarantined", "receiving"],
+)
+def test_what_somebody_waits_for_stays(make_house: MakeHouse, change: Callable[[House], None], why: str) -> None:
+    """Old, and on a disk that is full: images and results stay, and the plan says why."""
+    house = make_house(PACS + OLD + f"make_room_below_bytes = {10**18}\n")
+    settled(house)
+    change(house)
+    house.change(Result, created_at=now() - timedelta(days=1000))
+    house.age(s=1000 * DAY_S)
+    removed = purge(house) + retention.make_room(house.database, house.archive, house.config)
+    assert (removed, plan(house)) == (Amount(), retention.Plan(Amount(), {why: 1}))
+    assert (len(files(house)), len(files(house, "results"))) == (12, 2)
+
+
+@pytest.mark.parametrize("state", [DeliveryState.COMMITTED, DeliveryState.REFUSED, DeliveryState.CANCELLED])
+def test_what_arrived_or_was_withdrawn_holds_nothing_up(make_house: MakeHouse, state: DeliveryState) -> None:
+    """A form that another went in place of, and a result that a later one replaced."""
+    house = make_house(PACS + OLD)
+    settled(house)
+    house.change(Delivery, state=state)
+    house.age(s=31 * DAY_S)
+    assert purge(house).instances == 12
+
+
+def test_a_failure_that_a_later_generation_replaced_holds_nothing_up(make_house: MakeHouse) -> None:
+    """Nobody can retry it any more."""
+    house = make_house(PACS + OLD)
+    whole = head_ct(slices=13)
+    failed = house.job(whole[:12])
+    jobs.fail(house.database, house.claimed(failed), code="X", text="x", retryable=False, config=house.config.worker)
+    house.receive(whole[12:])
+    (newer,) = house.sweep()
+    house.finish(house.claimed(newer))
+    house.change(Delivery, state=DeliveryState.SENT)
+    house.age(s=31 * DAY_S)
+    assert purge(house).instances == 13
+
+
+def test_a_study_with_nothing_to_analyse_goes_too(make_house: MakeHouse) -> None:
+    """It has no job."""
+    house = make_house(OLD)
+    house.receive([other_object(SEG, "SEG")])
+    house.age(s=1001)
+    house.sweep()
+    house.age(s=31 * DAY_S)
+    assert purge(house).instances == 1
+
+
+def test_what_was_kept_aside_goes_with_its_study(make_house: MakeHouse) -> None:
+    """Bytes that came under a UID that had others."""
+    house, images = make_house(PACS + OLD), head_ct()
+    settled(house, images)
+    images[0].SeriesDescription = "changed"
+    house.receive(images[:1])
+    assert (len(files(house, "conflicts")), len(house.all(Conflict))) == (1, 1)
+    house.age(s=31 * DAY_S)
+    assert purge(house).studies == 1
+    assert files(house) == files(house, "conflicts") == house.all(Conflict) == []
+
+
+def ask_to_keep(house: House, count: int) -> Request:
+    """A sender's request for the first instances of the study."""
+    references = tuple(Reference(row.sop_class_uid, row.sop_instance_uid) for row in house.all(Instance)[:count])
+    return Request("2.25.9", references)
+
+
+def test_what_a_sender_was_told_is_kept_is_kept(make_house: MakeHouse) -> None:
+    """It may have let go of its own; its whole study stays. The mark is made before anything is reported."""
+    house = make_house(PACS + OLD + f"make_room_below_bytes = {10**18}\n")
+    settled(house)
+    report = owed_reports.judge(house.database, house.archive, ask_to_keep(house, 2))
+    assert (len(report.committed), len(report.failed)) == (2, 0)
+    house.age(s=31 * DAY_S)
+    removed = purge(house) + retention.make_room(house.database, house.archive, house.config)
+    assert (removed, plan(house).kept) == (Amount(), {"promised to a sender": 1})
+    assert len(files(house)) == 12
+
+
+def test_nothing_is_promised_of_what_went_while_it_was_looked_at(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the file and the mark in the row, retention took both."""
+    house = make_house(PACS + OLD)
+    settled(house)
+    house.age(s=31 * DAY_S)
+    request = ask_to_keep(house, 2)
+
+    def looked_at(*arguments: Any) -> bool:
+        found = intact(*arguments)
+        purge(house)
+        return found
+
+    monkeypatch.setattr("dicom_node.owed_reports.intact", looked_at)
+    report = owed_reports.judge(house.database, house.archive, request)
+    assert report.committed == ()
+    assert {reason for _, reason in report.failed} == {0x0112}
+
+
+def test_the_same_images_sent_again_are_nothing_new(make_house: MakeHouse) -> None:
+    """They are taken, no second result is made, and they go again in their time."""
+    house, images = make_house(PACS + OLD), head_ct()
+    settled(house, images)
+    house.age(s=31 * DAY_S)
+    purge(house)
+    house.receive(images)
+    assert (house.sweep(), len(files(house)), house.study().state) == ([], 12, StudyState.COMPLETE)
+    house.age(s=31 * DAY_S)
+    assert purge(house).instances == 12
+    assert (len(house.all(Job)), len(house.all(Result))) == (1, 2)
+
+
+def test_a_study_that_is_sent_again_is_kept_from_then_on(make_house: MakeHouse) -> None:
+    """So that it is not taken while half of it has come: one instance is enough, the same bytes as before."""
+    house, images = make_house(PACS + OLD), head_ct()
+    settled(house, images)
+    house.age(s=31 * DAY_S)
+    house.receive(images[:1])
+    assert (house.sweep(), purge(house), house.study().state) == ([], Amount(), StudyState.COMPLETE)
+    house.age(s=31 * DAY_S)
+    assert purge(house).instances == 12
+
+
+def test_a_late_slice_without_the_others_is_rejected_and_says_what_to_do(make_house: MakeHouse) -> None:
+    """Whatever is sent again in part; the whole study, sent again with it, is read."""
+    house = make_house(PACS + OLD)
+    whole = head_ct(slices=13)
+    first = house.job(whole[:12])
+    house.finish(house.claimed(first))
+    house.change(Delivery, state=DeliveryState.SENT)
+    house.age(s=31 * DAY_S)
+    purge(house)
+    house.receive(whole[8:])
+    house.age(s=1001)
+    (partial,) = house.sweep()
+    row = house.row(partial)
+    assert (row.rejection_code, row.series_instance_uid, row.sop_instance_uids) == ("IMAGES_REMOVED", None, [])
+    assert "send the whole study" in str(row.rejection_text)
+    claimed = house.claimed(partial)
+    house.finish(claimed, state=JobState.REJECTED, finding="rejected", rejection=claimed.rejection)
+    house.receive(whole[:8])
+    (read,) = house.sweep()
+    row = house.row(read)
+    assert (row.rejection_code, len(row.sop_instance_uids)) == (None, 13)
+
+
+def test_a_job_whose_images_are_gone_is_not_tried_again(make_house: MakeHouse) -> None:
+    """`dicom-node retry` says to send them; then it works."""
+    house, images = make_house(PACS + OLD), head_ct()
+    job_id = house.job(images)
+    jobs.cancel(house.database, job_id, why="test")
+    house.age(s=31 * DAY_S)
+    assert purge(house).instances == 12
+    with pytest.raises(NotPossible, match=r"images of job 1 were removed on \d{4}-\d\d-\d\d .*send the study again"):
+        jobs.retry(house.database, job_id)
+    house.receive(images, close=False)
+    assert jobs.retry(house.database, job_id) == "it is queued again"
+
+
+def test_result_files_go_later_and_their_rows_stay(make_house: MakeHouse) -> None:
+    """The rows are the loop guard; a rerun of the job writes the files anew."""
+    house = make_house(PACS + OLD)
+    job_id = settled(house, state=JobState.REJECTED, finding="rejected", rejection=("GAP", "x"))
+    (result,) = house.all(Result)
+    assert purge(house) == Amount()
+    house.change(Result, created_at=now() - timedelta(days=61))
+    assert plan(house).removed == Amount(results=1, size_bytes=result.size_bytes)
+    assert purge(house) == Amount(results=1, size_bytes=result.size_bytes)
+    (gone,) = house.all(Result)
+    assert (files(house, "results"), gone.file_removed_at is not None) == ([], True)
+    assert purge(house) == Amount()
+    jobs.retry(house.database, job_id)
+    house.finish(house.claimed(job_id), state=JobState.REJECTED, finding="rejected", rejection=("GAP", "x"))
+    (again,) = house.all(Result)
+    assert (again.id, again.file_removed_at, len(files(house, "results"))) == (result.id, None, 1)
+
+
+def test_results_that_had_nowhere_to_go_stay(make_house: MakeHouse) -> None:
+    """Without destinations this is the only place that has them."""
+    house = make_house(OLD)
+    settled(house)
+    house.change(Result, created_at=now() - timedelta(days=1000))
+    house.age(s=31 * DAY_S)
+    removed = purge(house)
+    assert (removed.studies, removed.results, len(files(house, "results"))) == (1, 0, 2)
+
+
+def test_room_is_made_by_the_oldest_first_and_no_further(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three settled studies, room for two; late slices of the youngest may still come."""
+    house = make_house(PACS + "[retention]\nmake_room_below_bytes = 5000000000\n")
+    for number in (1, 2, 3):
+        house.receive(head_ct(study_uid=f"2.25.{number}0", series_uid=f"2.25.{number}1"))
+        (job_id,) = house.sweep()
+        house.finish(house.claimed(job_id), name=str(number))
+        house.age(s=2000)
+    house.change(Delivery, state=DeliveryState.SENT)
+    free = iter([4_000_000_000, 4_900_000_000, 5_100_000_000])
+    monkeypatch.setattr(house.archive, "free_bytes", lambda: next(free))
+    removed = retention.make_room(house.database, house.archive, house.config)
+    assert (removed.studies, removed.instances) == (1, 12), "2.25.20 and 2.25.30 came under 5000 s ago"
+    assert {row.study_id for row in house.all(Instance)} == {2, 3}
+    house.age(s=10_000)
+    free = iter([4_900_000_000, 5_100_000_000])
+    assert retention.make_room(house.database, house.archive, house.config).studies == 1
+    assert {row.study_id for row in house.all(Instance)} == {3}
+
+
+def test_a_crash_between_rows_and_files_is_repaired(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daily look through the archive finds what is left, of images and of results."""
+    house = make_house(PACS + OLD)
+    settled(house)
+    house.change(Result, created_at=now() - timedelta(days=61))
+    house.age(s=61 * DAY_S)
+    with monkeypatch.context() as killed:
+        killed.setattr(retention, "remove_unknown", lambda *_: [])
+        assert purge(house).studies == 1
+    assert (len(files(house)), len(files(house, "results"))) == (12, 2)
+    unknown = reconcile.reconcile(house.engine, house.archive, older_than_s=0)
+    assert (len(unknown), files(house)) == (12, [])
+    paths = [row.path for row in house.all(Result)]
+    assert sorted(reconcile.remove_unknown(house.engine, house.archive, paths)) == sorted(paths)
+    assert files(house, "results") == []
+
+
+def test_what_is_stored_while_retention_removes_it_is_never_lost(make_house: MakeHouse) -> None:
+    """Every instance that is acknowledged has its row and its file, however often its study goes and comes."""
+    house = make_house(PACS + "[listener]\nmin_free_bytes = 1\n[retention]\nimages_days = 0.0000001\n")
+    images = head_ct()
+    settled(house, images)
+    stop, faults = threading.Event(), list[BaseException]()
+
+    def remove() -> None:
+        while not stop.is_set():
+            try:
+                purge(house)
+            except BaseException as error:  # noqa: BLE001 (whatever it is, the test shows it)
+                faults.append(error)
+                return
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    answers: list[Status] = []
+    for _ in range(30):
+        record = house.receive([], close=False)
+        answers += [house.store(image, record) for image in images]
+        house.intake.close(record, "released")
+        house.sweep()
+    stop.set()
+    removing.join()
+    assert faults == []
+    assert answers.count(Status.SUCCESS) > 0
+    assert set(answers) <= {Status.SUCCESS, Status.OUT_OF_RESOURCES}
+    for row in house.all(Instance):
+        assert house.archive.exists(row.path)
+    assert {row.path.rpartition("/")[2] for row in house.all(Instance)} == set(files(house))
+
+
+def test_an_image_that_comes_again_before_its_file_goes_keeps_it(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between retention's commit and its look at the files, the whole study is acknowledged again."""
+    house, images = make_house(PACS + OLD), head_ct()
+    settled(house, images)
+    house.age(s=31 * DAY_S)
+
+    def late(*arguments: Any) -> list[str]:
+        house.receive(images)
+        return reconcile.remove_unknown(*arguments)
+
+    monkeypatch.setattr(retention, "remove_unknown", late)
+    assert purge(house).instances == 12
+    assert (len(files(house)), len(house.all(Instance))) == (12, 12)
+
+
+@pytest.mark.peer("postgresql")
+@pytest.mark.parametrize("policy", ["keep_first", "replace"])
+@pytest.mark.parametrize("changed", [False, True], ids=["same bytes", "other bytes"])
+def test_an_image_whose_row_goes_while_it_comes_again_is_stored_anew(
+    make_small_house: MakeHouse, postgresql_url: str, monkeypatch: pytest.MonkeyPatch, policy: str, *, changed: bool
+) -> None:
+    """Its row was found and, before it could be counted, removed: success is answered for what has a row and a file.
+
+    SQLite has one writer at a time, so this cannot happen there. Had the file gone too, it would have been refused.
+    """
+    monkeypatch.setattr(retention, "remove_unknown", lambda *_: [])
+    listener = f'[listener]\nsame_uid_other_bytes = "{policy}"\n'
+    house = make_small_house(PACS + OLD + listener, url=postgresql_url)
+    images = head_ct()
+    settled(house, images)
+    house.age(s=31 * DAY_S)
+    if changed:
+        images[0].SeriesDescription = "changed"
+    looks, purged = itertools.count(), list[Amount]()
+
+    @sa.event.listens_for(house.engine, "after_cursor_execute")
+    def _found(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        # Other bytes are looked up twice: to see that they are others, and to apply the policy.
+        if statement.startswith("SELECT instances.id, instances.study_id") and next(looks) == int(changed):
+            purged.append(purge(house))
+
+    assert house.store(images[0], house.receive([], close=False)) is Status.SUCCESS
+    assert [one.instances for one in purged] == [12]
+    reconcile.reconcile(house.engine, house.archive, older_than_s=0)
+    kept = [*house.all(Instance), *house.all(Conflict)]
+    assert [row.sha256 for row in kept] == [hashlib.sha256(encoded(images[0])).hexdigest()]
+    assert house.archive.exists(kept[0].path)
+
+
+def test_the_migration_promises_what_was_reported(make_house: MakeHouse) -> None:
+    """Databases of older releases did not say which instances were committed to: all that were asked about count."""
+    from dicom_node import schema
+
+    house = make_house(PACS)
+    settled(house)
+    with house.database.session() as session:
+        uids = [row.sop_instance_uid for row in session.scalars(sa.select(Instance).limit(3))]
+    request = Request("2.25.9", tuple(Reference("1.2.840.10008.5.1.4.1.1.2", uid) for uid in uids))
+    owed_id = owed_reports.owe(house.database, "CT1", request, hold_s=0)
+    assert owed_id is not None
+    owed = owed_reports.claim(house.database, owed_id, lease_s=9)
+    assert owed is not None
+    owed_reports.reported(house.database, owed, owed_reports.judge(house.database, house.archive, request))
+    schema.downgrade(house.engine, "0004")
+    schema.upgrade(house.engine)
+    promised = {row.sop_instance_uid for row in house.all(Instance) if row.promised_at}
+    assert promised == set(uids)
