@@ -23,6 +23,7 @@ from dicom_node.states import DeliveryState, JobState, StudyState
 from dicom_node.statuses import Status
 from dicom_node.tables import AuditEvent, Conflict, Delivery, Instance, Job, Result, Study
 from tests.dicom_node.house import SEG, STUDY, House, encoded, head_ct, other_object
+from tests.peers import wait_until
 
 PACS = '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 9\n'
 OLD = "[retention]\nimages_days = 30\nresults_days = 60\n"
@@ -408,6 +409,37 @@ def test_an_image_whose_row_goes_while_it_comes_again_is_stored_anew(
     kept = [*house.all(Instance), *house.all(Conflict)]
     assert [row.sha256 for row in kept] == [hashlib.sha256(encoded(images[0])).hexdigest()]
     assert house.archive.exists(kept[0].path)
+
+
+def test_the_loop_removes_makes_room_and_outlives_a_fault(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is away for a moment ends nothing."""
+    house = make_house(PACS + OLD + f"make_room_below_bytes = {10**18}\n")
+    for number in (1, 2):
+        house.receive(head_ct(study_uid=f"2.25.{number}0", series_uid=f"2.25.{number}1"))
+        (job_id,) = house.sweep()
+        house.finish(house.claimed(job_id), name=str(number))
+        house.age(s=20 * DAY_S)
+    house.change(Delivery, state=DeliveryState.SENT)
+    faults = iter([sa.exc.OperationalError("SELECT", {}, Exception("gone"))])
+    real = retention.purge
+
+    def purged(*arguments: Any) -> Amount:
+        for fault in faults:
+            raise fault
+        return real(*arguments)
+
+    monkeypatch.setattr(retention, "purge", purged)
+    monkeypatch.setattr(retention, "ROUND_S", 0.01)
+    stop = threading.Event()
+    loop = threading.Thread(target=retention.keep_tidy_until, args=(stop, house.database, house.config, house.archive))
+    loop.start()
+    wait_until(lambda: not files(house), what="both studies are gone: one is old, the other in the way")
+    stop.set()
+    loop.join()
+    reasons = [e.detail["because_of"] for e in house.all(AuditEvent) if e.kind == "images removed"]
+    assert reasons == ["retention.images_days", "retention.make_room_below_bytes"]
 
 
 def test_the_migration_promises_what_was_reported(make_house: MakeHouse) -> None:

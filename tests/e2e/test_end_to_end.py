@@ -175,6 +175,26 @@ def test_results_that_come_back_are_not_analysed_again(orthanc: Orthanc, tmp_pat
     assert ledger["balances"]
 
 
+def test_images_that_were_removed_and_come_again_are_nothing_new(orthanc: Orthanc, tmp_path: Path) -> None:
+    """Read, delivered, purged while the node runs; sent again it is taken and makes no second result."""
+    series = ct_series(tmp_path / "source", slices=24)
+    study_uid = str(series[0].StudyInstanceUID)
+    with Node(tmp_path / "node", destinations={"pacs": (orthanc.ae_title, orthanc.dicom_port)}) as node:
+        storescu([tmp_path / "source"], node.port, called=node.ae_title)
+        node.wait_for_end(study_uid)
+        assert node.json("purge", "--images-days", "0.000001")["removed"]["instances"] == 24
+        assert node.json("status")["instances"]["held"] == 0
+        storescu([tmp_path / "source"], node.port, called=node.ae_title)
+        wait_until(
+            lambda: node.json("show", study_uid)["history"][-1]["event"] == "exam unchanged, no new job",
+            what="the study that came again is complete",
+            process=node.process,
+        )
+        shown, ledger = node.json("show", study_uid), node.json("status")
+    assert (shown["generation"], shown["instances"], ledger["balances"]) == (1, 24, True)
+    assert len(orthanc.instances(study_uid)) == 2
+
+
 def test_a_contiguous_study_does_not_wait_for_silence(orthanc: Orthanc, tmp_path: Path) -> None:
     """A contiguous study does not wait for the quiet period, which is set far longer here than the test waits."""
     series = ct_series(tmp_path / "source", slices=24)
