@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,14 @@ from ml.training.recipe import Machine
 from ml.training.shards import make_shard
 
 
+def compact_run(folder: Path, **values: Any) -> CompactRun:
+    """A run of two steps in a folder."""
+    small: dict[str, Any] = {"seed": 0, "steps": 2, "batch": 2, "learning_rate": 1e-3, "matrix": 128, "workers": 0}
+    machine = Machine(loader_workers=0, tensorboard=False)
+    named = {"command": "train-compact", "version": "9", "machine": machine}
+    return CompactRun(out=folder / "run", shards=folder / "shards", **small, **named, **values)
+
+
 def test_weights_are_averaged_and_counters_are_not() -> None:
     """A batch norm's mean is a weight, the number of batches it has seen is not."""
     one = {"conv.weight": torch.tensor([1.0, 3.0]), "norm.num_batches_tracked": torch.tensor(7)}
@@ -23,6 +32,17 @@ def test_weights_are_averaged_and_counters_are_not() -> None:
     found = mean_weights(one, other)
     assert torch.equal(found["conv.weight"], torch.tensor([2.0, 4.0]))
     assert found["norm.num_batches_tracked"] == 7
+
+
+def test_a_later_run_trains_on_other_heads(tmp_path: Path) -> None:
+    """Within each kind, and never on those that calibrate or test."""
+    first = compact_run(tmp_path, exams=3, layers=2, masses=1)
+    later = compact_run(tmp_path, exams=3, layers=2, masses=1, first_seed=3)
+    assert first.seeds == [0, 1, 2, 500_000, 500_001, 600_000]
+    assert later.seeds == [3, 4, 5, 500_003, 500_004, 600_003]
+    last = compact_run(tmp_path, exams=3, layers=2, masses=1, first_seed=90_000)
+    assert max(last.seeds) < compact.VALIDATION_SEEDS_FROM
+    assert len(set(last.seeds)) == 6
 
 
 def test_no_head_is_scanned_twice() -> None:
@@ -46,21 +66,7 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         make_shard(tmp_path / "drawn", seed, COMPACT_PREPROCESSING, 128)
         (tmp_path / "shards").mkdir(exist_ok=True)
         (tmp_path / "drawn" / f"{seed:06}").rename(tmp_path / "shards" / f"{place:06}")
-    run = CompactRun(
-        out=tmp_path / "run",
-        shards=tmp_path / "shards",
-        seed=0,
-        exams=2,
-        steps=2,
-        batch=2,
-        learning_rate=1e-3,
-        machine=Machine(loader_workers=0, tensorboard=False),
-        matrix=128,
-        workers=0,
-        command="train-compact",
-        version="9",
-        rounds=2,
-    )
+    run = compact_run(tmp_path, exams=2, rounds=2)
     stages: list[str] = []
 
     def stage(name: str, _: int | None) -> Callable[[str], None]:
