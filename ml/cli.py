@@ -137,10 +137,11 @@ def finish_compact_bundle(
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    version: Annotated[str, typer.Option(help="Of the bundle; for weights that are calibrated anew.")] = "",
 ) -> None:
     """Calibrate and test trained weights and write the bundle: the second half of train-compact, on any machine."""
     with stages() as stage:
-        plan = Finish(validation_exams, test_exams, matrix, workers, device, present_command())
+        plan = Finish(validation_exams, test_exams, matrix, workers, device, present_command(), version)
         bundle = finish(run, plan, stage)
     _show_bundle(bundle, run / "bundle")
 

@@ -32,8 +32,8 @@ from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
 TEST_SEEDS_FROM = 10_000_000
-"""Of the bundle that is shipped; those of the next begin at 12,000,000. Seeds from 2,000,000 to 4,999,999, 8,000,000 to
-9,999,999 and 11,000,000 to 11,999,999 have decided between bundles and tell nothing of the next one; 5,000,000 to
+"""Of the bundle that is shipped; those of the next begin at 14,000,000. Seeds from 2,000,000 to 4,999,999, 8,000,000 to
+9,999,999 and 11,000,000 to 13,999,999 have decided between bundles and tell nothing of the next one; 5,000,000 to
 7,999,999 belong to `ml.study`. Training seeds count from 0: the ranges never meet."""
 INSTITUTIONS = ("any", "A", "B")
 """Each scans heads of its own, so that no head counts twice."""
@@ -86,6 +86,8 @@ class Finish:
     device: str = "auto"
     command: str = ""
     """What was typed, where it is not the command that trained."""
+    version: str = ""
+    """Of the bundle, where it is not that of the run: its weights were finished before, otherwise."""
 
 
 def train_compact(run: CompactRun, stage: Stage) -> None:
@@ -187,7 +189,7 @@ def finish(folder: Path, plan: Finish, stage: Stage) -> Bundle:
         provenance = replace(provenance, command=f"{provenance.command} && {plan.command}")
     config = BundleConfig(
         name="compact",
-        version=version,
+        version=plan.version or version,
         network=COMPACT,
         preprocessing=COMPACT_PREPROCESSING,
         operating_point=UNCALIBRATED_POINT,

@@ -21,7 +21,7 @@ def compact_run(folder: Path, **values: Any) -> CompactRun:
     """A run of two steps in a folder."""
     small: dict[str, Any] = {"seed": 0, "steps": 2, "batch": 2, "learning_rate": 1e-3, "matrix": 128, "workers": 0}
     machine = Machine(loader_workers=0, tensorboard=False)
-    named = {"command": "train-compact", "version": "9", "machine": machine}
+    named: dict[str, Any] = {"command": "train-compact", "version": "9", "machine": machine}
     return CompactRun(out=folder / "run", shards=folder / "shards", **small, **named, **values)
 
 
@@ -78,9 +78,9 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (run.out / "lures-1.json").is_file()
     monkeypatch.setattr(compact, "INSTITUTIONS", ("A",))
     monkeypatch.setattr(compact, "VALIDATION_SEEDS_FROM", 1_000_001)  # a head without blood, and one with it
-    finish(run.out, Finish(2, 2, 128, 0, "cpu", "finish-compact"), stage)
+    finish(run.out, Finish(2, 2, 128, 0, "cpu", "finish-compact", "9.1"), stage)
     bundle = load_bundle(run.out / "bundle")
-    assert bundle.config.version == "9"
+    assert bundle.config.version == "9.1"
     assert bundle.config.provenance.command == "train-compact && finish-compact"
     assert 0.3 <= bundle.config.operating_point.exam_score <= 0.9
     assert stages[:4] == ["simulating exams", "training to 1", "lures at 1", "training to 2"]
