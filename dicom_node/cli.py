@@ -6,10 +6,9 @@ Exit codes: 0 done; 1 it could not be done; 2 wrong usage or configuration; 3 do
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +19,11 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from dicom_node import deliveries, doctor, jobs, logs, registry, reports, retention, rules_trial, schema, scu, service
 from dicom_node.archive import FolderArchive
+from dicom_node.cli_output import cell, console, print_done, print_json, print_list, print_rows
 from dicom_node.config import Config, load_config
 from dicom_node.config_peers import DestinationConfig
 from dicom_node.conformance import statement
@@ -40,9 +39,6 @@ rules_app = typer.Typer(no_args_is_help=True, help="The rules that choose the se
 app.add_typer(db_app, name="db")
 app.add_typer(rules_app, name="rules")
 
-PIPE_COLUMNS = 240
-"""Width of tables that go into a pipe or a file, where no window says how wide: no UID is cut, so grep finds it."""
-console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Limit = Annotated[int, typer.Option(help="At most so many rows.")]
 
@@ -109,14 +105,14 @@ def status(as_json: AsJson = False) -> None:
     with _database(_config()).reading() as session:
         ledger = reports.ledger(session)
     if as_json:
-        _print_json(ledger)
+        print_json(ledger)
     else:
         counts = [
             {"of": part, "where": name.replace("_", " "), "count": count}
             for part in ("studies", "instances", "results", "removed", "deliveries")
             for name, count in ledger[part].items()
         ]
-        _print_rows("ledger", counts)
+        print_rows("ledger", counts)
         waiting, unconfirmed = ledger["oldest_waiting_s"], ledger["confirmation"]
         if unconfirmed["waiting"]:
             count, longest = unconfirmed["waiting"], unconfirmed["longest_wait_s"]
@@ -134,7 +130,7 @@ def status(as_json: AsJson = False) -> None:
 def studies(limit: Limit = 20, as_json: AsJson = False) -> None:
     """The latest studies."""
     with _database(_config()).reading() as session:
-        _print("studies", reports.studies(session, limit=limit), as_json=as_json)
+        print_list("studies", reports.studies(session, limit=limit), as_json=as_json)
 
 
 @app.command()
@@ -143,22 +139,22 @@ def show(study_instance_uid: str, as_json: AsJson = False) -> None:
     with _database(_config()).reading() as session:
         study = reports.show(session, study_instance_uid)
     if as_json:
-        _print_json(study)
+        print_json(study)
         return
     for key, value in study.items():
         if not isinstance(value, list):
-            console.print(f"{key.replace('_', ' '):20} {_cell(value)}")
-    _print_rows("series", study["series"])
+            console.print(f"{key.replace('_', ' '):20} {cell(value)}")
+    print_rows("series", study["series"])
     for job in study["jobs"]:
-        _print_rows(
+        print_rows(
             f"job {job['job']}",
             [{k: v for k, v in job.items() if k not in ("results", "summary", "study_instance_uid")}],
         )
-        _print_rows("deliveries", [d for result in job["results"] for d in result["deliveries"]])
+        print_rows("deliveries", [d for result in job["results"] for d in result["deliveries"]])
         if job["summary"]:
             console.print(job["summary"].get("line", ""), markup=False)
-            _print_rows("lesions", reports.lesions(job))
-    _print_rows("history", [{"at": e["at"], "event": e["event"], "detail": _short(e)} for e in study["history"]])
+            print_rows("lesions", reports.lesions(job))
+    print_rows("history", [{"at": e["at"], "event": e["event"], "detail": _short(e)} for e in study["history"]])
 
 
 @app.command("jobs")
@@ -171,20 +167,20 @@ def list_jobs(
     with _database(_config()).reading() as session:
         rows = reports.jobs(session, state=state, limit=limit)
     short = [{key: value for key, value in row.items() if key not in ("summary", "series_reason")} for row in rows]
-    _print("jobs", rows if as_json else short, as_json=as_json)
+    print_list("jobs", rows if as_json else short, as_json=as_json)
 
 
 @app.command()
 def retry(job: Annotated[int, typer.Argument(help="The number of a job.")], as_json: AsJson = False) -> None:
     """Run a failed, quarantined, cancelled or rejected job again. Where no series was eligible, choose again."""
-    _print_done({"job": job, "done": jobs.retry(_database(_config()), job)}, as_json=as_json)
+    print_done({"job": job, "done": jobs.retry(_database(_config()), job)}, as_json=as_json)
 
 
 @app.command()
 def cancel(job: Annotated[int, typer.Argument(help="The number of a job.")], as_json: AsJson = False) -> None:
     """Cancel a queued or running job; what its worker does after that is thrown away."""
     jobs.cancel(_database(_config()), job, why="cancelled by an administrator")
-    _print_done({"job": job, "done": "it is cancelled"}, as_json=as_json)
+    print_done({"job": job, "done": "it is cancelled"}, as_json=as_json)
 
 
 @app.command()
@@ -202,12 +198,12 @@ def deliver(
     database = _database(_config())
     if show_only:
         with database.reading() as session:
-            _print("deliveries", reports.deliveries(session, state=state, limit=limit), as_json=as_json)
+            print_list("deliveries", reports.deliveries(session, state=state, limit=limit), as_json=as_json)
         return
     count = deliveries.restart(database, delivery_id=delivery, destination=destination)
     if delivery is not None and count == 0:
         raise NotPossible(f"delivery {delivery} is not dead or waiting; see `dicom-node deliver --list`")
-    _print_done({"deliveries": count, "done": "they will be tried now"}, as_json=as_json)
+    print_done({"deliveries": count, "done": "they will be tried now"}, as_json=as_json)
 
 
 @app.command()
@@ -238,7 +234,7 @@ def purge(
             tell = lambda amount: progress.advance(bar, amount.size_bytes)  # noqa: E731
             removed = retention.purge(database, archive, rules, progress=tell)
     if as_json:
-        _print_json({"removed" if not dry_run else "would_be_removed": asdict(removed), "kept": plan.kept})
+        print_json({"removed" if not dry_run else "would_be_removed": asdict(removed), "kept": plan.kept})
         return
     verb = "would be removed" if dry_run else "were removed"
     console.print(
@@ -260,7 +256,7 @@ def echo(
     if name and not wanted:
         raise NotFound(f"config has no [[delivery.destination]] called {name!r}")
     rows = [_echo_row(destination, config) for destination in wanted]
-    _print("echo", rows, as_json=as_json)
+    print_list("echo", rows, as_json=as_json)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(COULD_NOT)
 
@@ -298,7 +294,7 @@ def send(
         scu.send(destination, config.node, files, answered)
     if as_json:
         not_taken = [{"file": str(files[answer.key].path), "error": answer.error} for answer in refused]
-        _print_json({"taken": len(files) - len(refused), "not_taken": not_taken, "not_dicom": skipped})
+        print_json({"taken": len(files) - len(refused), "not_taken": not_taken, "not_dicom": skipped})
     else:
         for answer in refused[:10]:
             console.print(f"[red]not taken:[/] {escape(files[answer.key].path.name)}: {escape(answer.error)}")
@@ -342,9 +338,9 @@ def rules_test_command(folder: Annotated[Path, typer.Argument(exists=True)], as_
     choice = rules_trial.choose_in(folder, _config().eligibility)
     if as_json:
         series = [asdict(verdict) for verdict in choice.verdicts]
-        _print_json({"chosen": choice.chosen, "code": choice.code, "sentence": choice.sentence, "series": series})
+        print_json({"chosen": choice.chosen, "code": choice.code, "sentence": choice.sentence, "series": series})
     else:
-        _print_rows("series", rules_trial.rows(choice))
+        print_rows("series", rules_trial.rows(choice))
         console.print(choice.sentence or "", markup=False)
     if choice.chosen is None:
         raise typer.Exit(ANSWER_IS_NO)
@@ -353,14 +349,14 @@ def rules_test_command(folder: Annotated[Path, typer.Argument(exists=True)], as_
 @app.command()
 def bundles(as_json: AsJson = False) -> None:
     """The bundles (weights with config and metrics) that can be used; the one in use is marked."""
-    _print("bundles", registry.bundles(_config().worker.bundle), as_json=as_json)
+    print_list("bundles", registry.bundles(_config().worker.bundle), as_json=as_json)
 
 
 @app.command("doctor")
 def run_doctor(as_json: AsJson = False) -> None:
     """Check disk, database, broker, destinations, certificates, bundle and decoders. Exit 3 when something is wrong."""
     findings = doctor.examine(_config())
-    _print("doctor", [asdict(finding) for finding in findings], as_json=as_json)
+    print_list("doctor", [asdict(finding) for finding in findings], as_json=as_json)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(ANSWER_IS_NO)
 
@@ -370,7 +366,7 @@ def check_config(as_json: AsJson = False) -> None:
     """Read the configuration and say what is wrong with it, with line numbers; or print it as it is understood."""
     config = load_config(Chosen.path)
     if as_json:
-        _print_json(config.shown())
+        print_json(config.shown())
     else:
         console.print(f"the configuration is valid; AE title {config.node.ae_title}, data in {config.node.data_dir}")
 
@@ -389,7 +385,7 @@ def db_upgrade(
     """Bring the schema to this release (or to a revision)."""
     engine = make_engine(_config().database)
     schema.upgrade(engine, revision)
-    _print_done({"done": "the schema is ready", "revision": schema.current(engine)}, as_json=as_json)
+    print_done({"done": "the schema is ready", "revision": schema.current(engine)}, as_json=as_json)
 
 
 @db_app.command("downgrade")
@@ -405,7 +401,7 @@ def db_downgrade(
         raise typer.BadParameter("this deletes rows for good; add --yes if it is meant")
     engine = make_engine(_config().database)
     schema.downgrade(engine, revision)
-    _print_done({"done": "the schema was taken back", "revision": schema.current(engine)}, as_json=as_json)
+    print_done({"done": "the schema was taken back", "revision": schema.current(engine)}, as_json=as_json)
 
 
 @db_app.command("check")
@@ -414,51 +410,11 @@ def db_check(as_json: AsJson = False) -> None:
     engine = make_engine(_config().database)
     have, need, differences = schema.current(engine), schema.newest(engine), schema.drift(engine)
     if as_json:
-        _print_json({"revision": have, "needs": need, "drift": differences})
+        print_json({"revision": have, "needs": need, "drift": differences})
     else:
         console.print("\n".join(differences) or f"revision {have}, as this release needs it", markup=False)
     if differences or have != need:
         raise typer.Exit(ANSWER_IS_NO)
-
-
-def _print_done(row: dict[str, Any], *, as_json: bool) -> None:
-    """What a command did: one line, or JSON."""
-    if as_json:
-        _print_json(row)
-    else:
-        console.print(", ".join(f"{key} {value}" for key, value in row.items()).replace(", done ", ": "), markup=False)
-
-
-def _print(title: str, rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        _print_json(list(rows))
-    else:
-        _print_rows(title, rows)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))
-
-
-def _print_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """A table whose columns are the keys of the first row."""
-    if not rows:
-        console.print(f"{title}: none")
-        return
-    table = Table(title=title, title_justify="left")
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(value)) for value in row.values()))
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
 
 
 def _short(event: dict[str, Any]) -> str:
