@@ -39,7 +39,8 @@ def test_predict_writes_the_files_of_its_contract(
     out = tmp_path / "out"
     assert run(monkeypatch, "predict", str(folder), "--out", str(out), "--bundle", str(tmp_path / "tiny")) == 0
     answer = json.loads((out / "prediction.json").read_text())
-    saved = np.load(out / "prob.npz")
+    with np.load(out / "prob.npz") as file:
+        saved = dict(file)
     assert saved["prob"].shape == (10, 64, 64)
     assert list(answer["slice_scores"]) == saved["sop_instance_uids"].tolist()
     assert answer["bundle"]["name"] == "tiny"
@@ -74,7 +75,8 @@ def test_compressed_images_give_the_same_answer(
         arguments = ("predict", str(tmp_path / folder), "--out", str(out), "--bundle", str(tmp_path / "tiny"))
         assert run(monkeypatch, *arguments, "--engine", "torch") == 0
         answers.append(json.loads((out / "prediction.json").read_text()))
-        answers[-1]["prob"] = np.load(out / "prob.npz")["prob"].tolist()
+        with np.load(out / "prob.npz") as saved:
+            answers[-1]["prob"] = saved["prob"].tolist()
     raw, study = answers
     assert raw["series"]["left_out"] == []
     assert study["series"]["series_instance_uid"] == "1.2.1"
