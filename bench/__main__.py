@@ -15,6 +15,7 @@ BENCHMARKS = {
     "training: a step against a plain loop, the loader, pseudo-labels": "training.py",
     "a corpus: decoding and preprocessing an exam, memory against the number of exams": "corpus.py",
     "whole images against a sliding window: cost, AUC and DSC": "inference.py",
+    "the default bundle on two real heads, as they are and with blood painted in": "real_heads.py",
     "one study of 32 slices: seconds by stage, and what the node adds": "stages.py",
 }
 

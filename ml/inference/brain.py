@@ -1,8 +1,10 @@
 """The inside of the skull, so that scalp, skull and face can be removed as in the paper's Atlantis exams.
 
 Classical: soft tissue that bone surrounds in most directions of its slice, eroded so that what hangs on by a thin
-bridge falls off, the largest piece, grown back. No step needs a closed skull (craniotomy, sutures, foramina), square
-slices (tilt) or even spacing, as shapes are found slice by slice and only their connection is in three dimensions.
+bridge falls off, followed from the widest slice up and down, grown back. Muscles of the jaw and the neck have bone
+around them too, and slices of 5 mm blur what parts them from the brain; but from the widest slice on a brain only
+narrows, and they lie beside it. No step needs a closed skull (craniotomy, sutures, foramina), square slices (tilt) or
+even spacing, as shapes are found slice by slice.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ BRIDGE_MM = 5.0
 """Half the width of what is cut: optic canals, the roof of a thin orbit, the cord in its canal."""
 REACH_MM = 9.0
 """How far the eroded brain is grown back."""
+BENEATH = 0.6
+"""Share of a piece that lies where the slice before it, nearer to the widest one, has brain."""
+WIDENING_MM = 4.0
+"""How far a piece may reach out from there: tilt, and walls that bulge."""
 LEAST_AREA_MM2 = 400.0
 """Of the brain in a slice; the spinal cord in its canal has 200."""
 
@@ -47,7 +53,8 @@ def extract_brain(hu: HuArray, pixel_spacing_mm: tuple[float, float]) -> MaskArr
     bone |= _cut_off(mean > SOFT_HU[0])
     soft = (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     shares = _surrounded(bone)
-    core = _largest(_bridge(_per_slice(ndimage.binary_erosion, soft & (shares >= SURROUNDED), BRIDGE_MM / mm)))
+    pieces = _bridge(_per_slice(ndimage.binary_erosion, soft & (shares >= SURROUNDED), BRIDGE_MM / mm))
+    core = _follow(pieces, WIDENING_MM / mm)
     grown = _grow(core, soft & (shares >= NEAR_GAP), round(REACH_MM / mm))
     smooth = _per_slice(ndimage.binary_opening, grown, 1.5 * BRIDGE_MM / mm / 2)
     filled = _bridge(np.stack([ndimage.binary_fill_holes(one) for one in _largest(smooth)]))
@@ -97,11 +104,34 @@ def _per_slice(operation: object, mask: MaskArray, radius_px: float) -> MaskArra
 
 
 def _largest(mask: MaskArray) -> MaskArray:
-    """The largest piece; pieces of neighbouring slices touch where they overlap."""
-    labels, count = ndimage.label(mask, ndimage.generate_binary_structure(3, 1))
+    """The largest piece; in a stack, pieces of neighbouring slices touch where they overlap."""
+    labels, count = ndimage.label(mask)
     if count < 2:
         return mask
     return np.asarray(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
+
+
+def _follow(pieces: MaskArray, widening_px: float) -> MaskArray:
+    """The largest piece of any slice, and above and below it what goes on from there."""
+    followed = np.zeros_like(pieces)
+    largest = [_largest(one) for one in pieces]
+    widest = int(np.argmax([one.sum() for one in largest]))
+    followed[widest] = largest[widest]
+    for order in (range(widest + 1, len(pieces)), range(widest - 1, -1, -1)):
+        before = widest
+        for z in order:
+            reach = _per_slice(ndimage.binary_dilation, followed[[before]], widening_px)[0]
+            followed[z] = _beneath(pieces[z], reach) & reach
+            before = z
+    return followed
+
+
+def _beneath(pieces: MaskArray, reach: MaskArray) -> MaskArray:
+    """The pieces of a slice that lie within `reach`, but for a part of them."""
+    labels, _ = ndimage.label(pieces)
+    within = np.bincount(labels.ravel(), weights=reach.ravel()) >= BENEATH * np.bincount(labels.ravel())
+    within[0] = False
+    return np.asarray(within[labels])
 
 
 def _bridge(mask: MaskArray) -> MaskArray:

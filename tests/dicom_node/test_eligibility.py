@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from dicom_node.eligibility import choose, explain
 from dicom_node.facts import InstanceFacts
 from dicom_node.rules import EligibilityRules, Exclusion
+from dicom_node.rules_trial import choose_in
 from tests.dicom_node.header_facts import (
     CORONAL,
     ENHANCED_CT,
@@ -31,9 +31,7 @@ from tests.dicom_node.header_facts import (
     series,
     verdict,
 )
-
-REAL_HEAD = Path(__file__).parents[2] / ".." / "shared" / "data" / "ct-head-ge"
-
+from tests.real_heads import ge_files
 
 # --- whole studies of the vendors -------------------------------------------------------------------------------------
 STUDIES: dict[str, tuple[int | None, list[list[InstanceFacts]]]] = {
@@ -295,12 +293,9 @@ def test_explain_gives_one_row_per_series_in_ranked_order() -> None:
     assert rows[3]["reason"] == "excluded: a bone or sharp kernel (BONEPLUS)"
 
 
-@pytest.mark.skipif(not REAL_HEAD.is_dir(), reason="the real head CT beside the repository is not there")
 def test_the_real_head_is_chosen() -> None:
     """GE HiSpeed Dual: no description, kernel STD+, tilt 18.5 degrees, 4 then 7 mm."""
-    from tests.dicom_node.test_stack import facts_of_folder
-
-    choice = choose(facts_of_folder(REAL_HEAD), RULES)
+    choice = choose_in(ge_files()[0].parent, RULES)
     assert choice.verdicts[0].reason == (
         "chosen: 4.0 to 7.0 mm axial slices, kernel STD+, tilted by 18.5 degrees, 28 slices cover 144 mm"
     )

@@ -20,6 +20,7 @@ from dicom_node.dataset_walk import NotADataset, inflate, walk
 from dicom_node.facts import facts_from_json, facts_to_json
 from dicom_node.read_facts import facts_of_file, read_facts
 from tests.dicom_factory import ct_series
+from tests.real_heads import ge_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,6 @@ SYNTAXES = [
     uid.JPEG2000Lossless,
     uid.RLELossless,
 ]
-REAL_HEAD = Path(__file__).parents[3] / "shared" / "data" / "ct-head-ge"
 
 
 def encode(dataset: Dataset, *, implicit: bool = False) -> bytes:
@@ -73,10 +73,9 @@ def test_facts_of_every_transfer_syntax(tmp_path: Path, syntax: str) -> None:
     assert facts_from_json(facts_to_json(facts)) == facts
 
 
-@pytest.mark.skipif(not REAL_HEAD.is_dir(), reason="the real head CT is not beside the repository")
 def test_a_real_head_against_pydicom() -> None:
     """Every attribute of 28 files of a GE scanner as pydicom reads it."""
-    files = sorted(REAL_HEAD.glob("*.dcm"))
+    files = ge_files()
     assert len(files) == 28
     for path in files:
         facts, dataset = facts_of_file(path), pydicom.dcmread(path, stop_before_pixels=True)

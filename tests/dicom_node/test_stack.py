@@ -5,47 +5,20 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.facts import InstanceFacts
+from dicom_node.read_facts import facts_of_file
 from dicom_node.stack import dot, is_contiguous, missing_evidence, slice_normal, stack_of
 from ml.data.spacing import check_no_gap
 from ml.errors import UnreadableStudy
+from tests.real_heads import ge_files
 
-REAL_HEAD = Path(__file__).parents[2] / ".." / "shared" / "data" / "ct-head-ge"
 Orientation = tuple[float, float, float, float, float, float]
-
-
-def facts_of_folder(folder: Path) -> list[InstanceFacts]:
-    """Header facts of the DICOM files of a folder, as far as geometry and rules need them."""
-    found = []
-    for path in sorted(folder.glob("*.dcm")):
-        ds = pydicom.dcmread(path, stop_before_pixels=True)
-        x, y, z = map(float, ds.ImagePositionPatient)
-        ax, ay, az, bx, by, bz = map(float, ds.ImageOrientationPatient)
-        found.append(
-            InstanceFacts(
-                sop_instance_uid=str(ds.SOPInstanceUID),
-                sop_class_uid=str(ds.SOPClassUID),
-                study_instance_uid=str(ds.StudyInstanceUID),
-                series_instance_uid=str(ds.SeriesInstanceUID),
-                transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
-                modality=ds.Modality,
-                image_type=tuple(ds.ImageType),
-                convolution_kernel=ds.ConvolutionKernel,
-                body_part_examined=ds.BodyPartExamined,
-                slice_thickness_mm=float(ds.SliceThickness),
-                position_lps=(x, y, z),
-                orientation_lps=(ax, ay, az, bx, by, bz),
-            )
-        )
-    return found
 
 
 def tilted(degrees: float) -> Orientation:
@@ -223,10 +196,10 @@ def test_garbage_in_the_geometry_never_fails(numbers: list[float]) -> None:
     assert stack_of([facts, *scan(offsets_of(5.0, 5.0))]).images >= 3
 
 
-@pytest.mark.skipif(not REAL_HEAD.is_dir(), reason="the real head CT beside the repository is not there")
 def test_the_real_head_is_contiguous_and_loses_it_with_any_inner_slice() -> None:
     """28 slices, 4 then 7 mm with 1.1 mm where the zones overlap, tilt 18.5 degrees."""
-    facts = sorted(facts_of_folder(REAL_HEAD), key=lambda f: (f.position_lps or (0, 0, 0))[2])
+    read = [one for path in ge_files() if (one := facts_of_file(path)) is not None]
+    facts = sorted(read, key=lambda f: (f.position_lps or (0, 0, 0))[2])
     stack = stack_of(facts)
     assert (len(stack.offsets_mm), round(stack.extent_mm), round(stack.tilt_degrees or 0, 1)) == (28, 144, 18.5)
     assert stack.thickness_range_mm == (4.0, 7.0)

@@ -21,6 +21,7 @@ from ml.phantom.dicom import write_study
 from tests.dicom_factory import ct_series
 from tests.e2e.node import Node
 from tests.peers import dcentvfy, dciodvfy, storescu, wait_until
+from tests.real_heads import ge_files
 from worker.results.masks import read_mask
 from worker.results.report_tree import summary_text
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.peer("dcmtk", "orthanc", "dicom3tools")]
 
-REAL_HEAD = Path(__file__).parents[3] / "shared" / "data" / "ct-head-ge"
 BACKENDS = ["sqlite + embedded broker", "postgresql + rabbitmq", "postgresql + redis"]
 
 
@@ -82,10 +82,9 @@ def test_a_study_comes_back_as_valid_seg_and_sr(
     assert sr.SOPClassUID == Comprehensive3DSRStorage
 
 
-@pytest.mark.skipif(not REAL_HEAD.is_dir(), reason="the shared real head CT is not here (../shared/data/ct-head-ge)")
 def test_the_real_head_with_its_tilted_gantry_comes_back(orthanc: Orthanc, tmp_path: Path) -> None:
     """28 slices, tilt 18.5 degrees, 4 then 7 mm: analysed, valid, and the geometry is the source's."""
-    files = sorted(REAL_HEAD.glob("*.dcm"))
+    files = ge_files()
     with Node(tmp_path / "node", destinations={"pacs": (orthanc.ae_title, orthanc.dicom_port)}) as node:
         storescu(files, node.port, called=node.ae_title)
         shown = node.wait_for_end(_study_uid(files))

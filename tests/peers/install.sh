@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real peers of the tests with apt-get where this runs as root, and says what is missing where it does not;
-# the viewer (OHIF, from npm) into build/viewer. With package names as arguments it installs just those.
+# the viewer (OHIF, from npm) into build/viewer, a real head (an example in Debian's archive) into build/real-heads.
+# With package names as arguments it installs just those.
 #
 # Debian starts a service when it installs one; the tests start their own on free loopback ports. So while apt-get works,
 # policy-rc.d (the place where Debian asks whether a service may start) says no. A service that already ran goes on
@@ -31,6 +32,16 @@ install_viewer() {
     mkdir -p build/viewer
     cp tests/viewer/package.json tests/viewer/package-lock.json build/viewer/
     npm ci --prefix build/viewer --ignore-scripts --no-audit --no-fund --silent
+}
+
+install_real_head() {  # unpacked, not installed: nobody needs to be root, and some machines leave out /usr/share/doc
+    local folder=build/real-heads package=invesalius-examples
+    rm -rf "$folder" && mkdir -p "$folder"
+    (cd "$folder" && apt-get download -qq "$package" 2> /dev/null) \
+        || { apt-get update -qq && (cd "$folder" && apt-get download -qq "$package"); }
+    dpkg-deb --fsys-tarfile "$folder/$package"_*.deb \
+        | tar -x -C "$folder" --strip-components=6 --wildcards '*/examples/Cranium.inv3'
+    rm "$folder/$package"_*.deb
 }
 
 install_without_starting() {
@@ -65,5 +76,9 @@ install_packages $(missing_peers) || status=1
 if ! viewer_is_there; then
     echo "Installing the viewer with npm into build/viewer"
     install_viewer || { echo "npm could not install the viewer" >&2; status=1; }
+fi
+if [ ! -e build/real-heads/Cranium.inv3 ]; then
+    echo "Unpacking a real head into build/real-heads"
+    install_real_head || { echo "apt-get could not download invesalius-examples" >&2; status=1; }
 fi
 exit "$status"

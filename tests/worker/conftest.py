@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from dicom_node.result_forms import Form, FormName
 from ml.prediction import BundleIdentity, Lesion, Prediction, Side
 from ml.volume import Geometry, MaskArray, Volume
 from tests.dicom_factory import ct_series
+from tests.real_heads import ge_files
 from worker.results.checks import check_form
 from worker.results.context import OperatingPoints, ResultContext
 from worker.results.exam import AnalysedExam
@@ -36,7 +36,6 @@ CONTEXT = ResultContext(
     operating_points=OperatingPoints(exam=0.5, voxel=0.4, smallest_lesion_ml=0.1),
 )
 SEG_FORM, SR_FORM = Form(FormName.SEG_BINARY), Form(FormName.SR_3D)
-REAL_HEAD = Path(__file__).parents[2].parent / "shared" / "data" / "ct-head-ge"
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +148,7 @@ def make_exam() -> Callable[..., Exam]:
 @pytest.fixture
 def real_exam() -> Exam:
     """A real GE head (18.5 degrees of tilt, 4 then 7 mm) with two invented regions; skipped where it is not there."""
-    paths = sorted(REAL_HEAD.glob("*.dcm"))
-    if not paths:
-        pytest.skip("the real head CT is not beside the checkout (../shared/data/ct-head-ge)")
+    paths = ge_files()
     volume = volume_of([dcmread(path) for path in paths])
     prediction, lesions = predicted(volume, two_regions(volume.hu.shape), 0.8)
     headers = {str(header.SOPInstanceUID): header for header in (dcmread(p, stop_before_pixels=True) for p in paths)}

@@ -15,6 +15,7 @@ from pydicom.uid import UID
 from ml.prediction import Prediction
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
 from tests.peers.presence import program
+from tests.real_heads import ge_files
 from tests.worker.conftest import BUNDLE, CONTEXT, Exam
 from worker.results.errors import ResultInvalid
 from worker.results.files import encode, save
@@ -243,8 +244,7 @@ def test_a_real_tilted_head_gives_valid_objects(real_exam: Exam, tmp_path: Path)
     assert not dciodvfy(sr).errors, dciodvfy(sr).output
     save(seg, tmp_path / "seg.dcm")
     save(sr, tmp_path / "sr.dcm")
-    real = sorted((Path(__file__).parents[2].parent / "shared" / "data" / "ct-head-ge").glob("*.dcm"))
-    verdict = dcentvfy([*real, tmp_path / "seg.dcm", tmp_path / "sr.dcm"])
+    verdict = dcentvfy([*ge_files(), tmp_path / "seg.dcm", tmp_path / "sr.dcm"])
     assert not verdict.errors, verdict.output
 
 

@@ -23,8 +23,7 @@ from ml.data.refusals import SENTENCES
 from ml.data.series import read_volume
 from ml.errors import UnreadableStudy
 from tests.ml.data.conftest import WriteSeries, head_hu
-
-GE_HEAD = Path(__file__).parents[3].parent / "shared" / "data" / "ct-head-ge"
+from tests.real_heads import ge_head
 
 Change = Callable[[int, Dataset], None]
 
@@ -97,9 +96,7 @@ def test_identical_images_at_one_position_are_one_slice(write_series: WriteSerie
 
 def test_a_real_ge_head_with_tilt_and_two_spacings_reads() -> None:
     """28 slices, 18.5 degrees, 4 then 7 mm, padding -1500, two image types."""
-    if not GE_HEAD.is_dir():
-        pytest.skip(f"{GE_HEAD.name} is not beside this checkout")
-    volume = read_volume(sorted(GE_HEAD.glob("*.dcm")))
+    volume = ge_head()
     assert volume.hu.shape == (28, 512, 512)
     assert volume.hu.min() == -1024
     assert volume.geometry.tilt_degrees == pytest.approx(18.5, abs=0.05)

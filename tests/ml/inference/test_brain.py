@@ -14,6 +14,7 @@ from ml.phantom.head import GRID_MM, HIGH_MM, LOW_MM, build_head
 from ml.phantom.skull import build_skull
 from ml.volume import MaskArray
 from tests.ml.conftest import TINY_PREPROCESSING
+from tests.real_heads import injured_head
 
 BLEEDING = 7
 """A seed: tilted by 14 degrees, slices of 6 mm, with blood."""
@@ -109,3 +110,17 @@ def test_without_a_skull_there_is_no_brain() -> None:
     assert not extract_brain(np.full((5, 64, 64), -1000, dtype=np.float32), (3.0, 3.0)).any()
     ball = np.where(head()[0] > -500, np.float32(30), np.float32(-1000))
     assert not extract_brain(ball, (1.5, 1.5)).any()
+
+
+@pytest.mark.parametrize("slab", [1, 2, 3, 4])
+def test_a_real_face_and_neck_are_removed(slab: int) -> None:
+    """From the mouth to the vertex, in slices of 1.5 to 6 mm: as much brain in each, and no jaw, tongue or neck."""
+    head = injured_head(slab)
+    brain = extract_brain(head.hu, head.geometry.pixel_spacing_mm)
+    areas = brain.sum(axis=(1, 2)) * np.prod(head.geometry.pixel_spacing_mm)
+    heights = head.geometry.offsets_mm
+    assert 1400 < head.volume_ml(brain) < 1550
+    assert areas[heights < 10].max() < 2000  # within the atlas and the foramen magnum
+    assert areas.max() > 15_000
+    front = brain[heights < 45][:, :100]
+    assert front.sum() / brain.sum() < 0.002  # jaw and orbits

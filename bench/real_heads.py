@@ -1,0 +1,78 @@
+"""The default bundle on real heads: what it takes for blood there, and what it finds of blood that is painted in.
+
+    python bench/real_heads.py [--bleeds 24] [--bundle default] [--threads 2]
+
+The heads have no hemorrhage (tests/real_heads.py); one is also read in thicker slices. The bleeds are of plain shapes
+(tests/painted.py), every kind as often, left and right by turns. DSC is of the map at the bundle's pixel threshold,
+before the exam is called. These are two heads: enough to see that something is wrong, not for a figure of accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ml.bundle import load_bundle
+from ml.evaluation.metrics import auc, dsc
+from ml.inference.predictor import Predictor
+from ml.volume import Volume
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.painted import SHAPES, mean_by_kind, paint_bleeds
+from tests.peers.presence import absent
+from tests.real_heads import GE_HEAD, ge_head, injured_head
+
+
+def heads() -> dict[str, Volume]:
+    """Those that are here."""
+    found = {"GE, 4 and 7 mm": ge_head()} if GE_HEAD.is_dir() else {}
+    if not absent("invesalius-examples"):
+        found |= {f"injured, {1.5 * slab} mm": injured_head(slab) for slab in (1, 3)}
+    return found
+
+
+def row(predictor: Predictor, volume: Volume, bleeds: int) -> list[str]:
+    """What the table has of one head."""
+    clean = predictor.predict(volume)
+    pixel_prob = predictor.bundle.config.operating_point.pixel_prob
+    painted = list(paint_bleeds(volume, bleeds))
+    answers = [predictor.predict(one.volume) for one in painted]
+    scores = np.concatenate([clean.slice_scores, *(one.slice_scores for one in answers)])
+    bleeding = np.concatenate([np.zeros(len(volume.hu), bool), *(one.truth.any(axis=(1, 2)) for one in painted)])
+    dices = [dsc(answer.prob >= pixel_prob, one.truth) for answer, one in zip(answers, painted, strict=True)]
+    kinds = mean_by_kind(painted, dices)
+    return [
+        f"{clean.exam_score:.2f}",
+        f"{volume.volume_ml(clean.prob >= pixel_prob):.1f}",
+        f"{sum(one.exam_positive for one in answers)} of {len(answers)}",
+        f"{auc(scores, bleeding):.3f}",
+        f"{np.mean(dices):.2f}",
+        *(f"{kinds[kind]:.2f}" if kind in kinds else "" for kind in SHAPES),
+    ]
+
+
+def main() -> None:
+    """Print a line for each head."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--bleeds", type=int, default=24)
+    parser.add_argument("--bundle", default="default")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    predictor = Predictor(load_bundle(options.bundle), device="cpu", threads=options.threads)
+    table = Table("head", "score", "mL", "called", "slice AUC", "DSC", *SHAPES, box=None)
+    for name, volume in heads().items():
+        table.add_row(name, *row(predictor, volume, options.bleeds))
+    console = Console(width=120)
+    console.print("score and mL: of the head as it is; the rest: with blood painted in")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

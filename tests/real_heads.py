@@ -1,0 +1,67 @@
+"""Two real heads without hemorrhage, of two scanners, for tests and benchmarks that must not rest on simulation alone.
+
+They are no part of this project: one lies beside the checkout, one is in an example of Debian's archive.
+"""
+
+from __future__ import annotations
+
+import plistlib
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml.data.series import read_volume
+from ml.volume import Geometry, Volume
+from tests.peers import need
+from tests.peers.presence import program
+
+GE_HEAD = Path(__file__).parents[2] / "shared" / "data" / "ct-head-ge"
+"""A GE scanner: 28 slices, 4 then 7 mm apart, a gantry tilted by 18.5 degrees; an old infarct."""
+EXAMPLE = "Cranium.inv3"
+"""InVesalius' example (package invesalius-examples, GPL-2): from the mouth to the vertex, 108 slices of 1.5 mm, pixels
+of 0.96 mm; an injured orbit and forehead, where bone is missing, and a scar in the frontal lobe behind it."""
+
+
+def ge_files() -> list[Path]:
+    """The DICOM files of the GE head; skips the test where they are not beside the checkout."""
+    if not GE_HEAD.is_dir():
+        pytest.skip("the real head CT is not beside the checkout (../shared/data/ct-head-ge)")
+    return sorted(GE_HEAD.glob("*.dcm"))
+
+
+def ge_head() -> Volume:
+    """The GE head as a volume."""
+    return read_volume(ge_files())
+
+
+def injured_head(slab: int = 1) -> Volume:
+    """InVesalius' example in slices that are the mean of `slab` of its own, 1.5 mm each.
+
+    The file has the rows of an image from the bottom up and the slices from the feet.
+    """
+    need("invesalius-examples")
+    with tarfile.open(program(EXAMPLE)) as project:
+        files = {Path(member.name).name: member for member in project if member.isfile()}
+
+        def content(name: str) -> bytes:
+            file = project.extractfile(files[name])
+            assert file is not None
+            return file.read()
+
+        facts = plistlib.loads(content("main.plist"))
+        pixels = np.frombuffer(content(facts["matrix"]["filename"]), dtype=facts["matrix"]["dtype"])
+    stack = pixels.reshape(facts["matrix"]["shape"])[:, ::-1].astype(np.float32)
+    number, (height, width) = len(stack) // slab, stack.shape[1:]
+    hu = stack[: number * slab].reshape(number, slab, height, width).mean(axis=1)
+    x_mm, y_mm, z_mm = facts["spacing"]
+    corner = (-x_mm * (width - 1) / 2, -y_mm * (height - 1) / 2)
+    geometry = Geometry(
+        positions_lps=np.array([(*corner, (z + 0.5) * slab * z_mm) for z in range(number)]),
+        row_lps=np.array([1.0, 0.0, 0.0]),
+        column_lps=np.array([0.0, 1.0, 0.0]),
+        pixel_spacing_mm=(y_mm, x_mm),
+        sop_instance_uids=tuple(f"2.25.{z + 1}" for z in range(number)),
+    )
+    return Volume(hu, geometry)
