@@ -30,7 +30,7 @@ NOISE_MM = 2.0
 LEAST_AREA_MM2 = 8000.0
 """Of brain in a slice in which blood begins."""
 
-type_of_shape = Callable[["Canvas", "Place"], MaskArray]
+Shape = Callable[["Canvas", "Place"], MaskArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,9 @@ class Canvas:
         wide = np.flatnonzero(areas > LEAST_AREA_MM2)
         self.slices = wide[len(wide) // 8 : len(wide) - len(wide) // 8]
         """(n,) in which blood begins: those at both ends of the brain are left out."""
+        heights = volume.geometry.offsets_mm[self.slices]
+        self.vault = self.slices[heights > (heights[0] + heights[-1]) / 2]
+        """(n,) in which layers begin: further down the bone has ridges, and no layer follows all of them."""
 
     @cached_property
     def ventricles(self) -> MaskArray:
@@ -102,7 +105,7 @@ def ball(canvas: Canvas, place: Place) -> MaskArray:
     return np.asarray((away < radius**2) & canvas.inside & (canvas.depth_mm > 2))
 
 
-def layer(thickness_mm: tuple[float, float], half_length_mm: float, half_height_mm: float) -> type_of_shape:
+def layer(thickness_mm: tuple[float, float], half_length_mm: float, half_height_mm: float) -> Shape:
     """Blood along the inside of the skull, thickest in its middle, at the side of the head."""
 
     def shape(canvas: Canvas, place: Place) -> MaskArray:
@@ -133,14 +136,12 @@ def ventricle(canvas: Canvas, place: Place) -> MaskArray:
     return np.asarray(canvas.ventricles & (rows > level))
 
 
-SHAPES: dict[str, type_of_shape] = {
-    "ball": ball,
+LAYERS = {
     "crescent": layer((5, 10), 70, 25),
     "lens": layer((10, 18), 28, 18),
     "thin layer": layer((2.5, 4.5), 60, 22),
-    "sulci": sulci,
-    "ventricle": ventricle,
 }
+SHAPES: dict[str, Shape] = {"ball": ball, **LAYERS, "sulci": sulci, "ventricle": ventricle}
 
 
 def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float = 0.3) -> Iterator[Painted]:
@@ -151,7 +152,8 @@ def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float 
     for one in range(number):
         kind = names[one % len(names)]
         while True:
-            place = Place(int(draw.choice(canvas.slices)), 1 if one // len(names) % 2 else -1, draw)
+            slices = canvas.vault if kind in LAYERS else canvas.slices
+            place = Place(int(draw.choice(slices)), 1 if one // len(names) % 2 else -1, draw)
             truth = SHAPES[kind](canvas, place)
             if volume.volume_ml(truth) >= least_ml:
                 break
