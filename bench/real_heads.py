@@ -26,14 +26,13 @@ from ml.volume import Volume
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.painted import SHAPES, mean_by_kind, paint_bleeds
-from tests.peers.presence import absent
-from tests.real_heads import GE_HEAD, ge_head, injured_head
+from tests.real_heads import EXAMPLE, GE_HEAD, ge_head, injured_head
 
 
 def heads() -> dict[str, Volume]:
     """Those that are here."""
     found = {"GE, 4 and 7 mm": ge_head()} if GE_HEAD.is_dir() else {}
-    if not absent("invesalius-examples"):
+    if EXAMPLE.is_file():
         found |= {f"injured, {1.5 * slab} mm": injured_head(slab) for slab in (1, 3)}
     return found
 

@@ -1,6 +1,7 @@
 """Two real heads without hemorrhage, of two scanners, for tests and benchmarks that must not rest on simulation alone.
 
-They are no part of this project: one lies beside the checkout, one is in an example of Debian's archive.
+They are no part of this project: one lies beside the checkout, one is in an example of Debian's archive (`make peers`).
+Where one is missing, its tests are skipped.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ import pytest
 
 from ml.data.series import read_volume
 from ml.volume import Geometry, Volume
-from tests.peers import need
-from tests.peers.presence import program
+from tests.peers.presence import MISSING_PREFIX
 
 GE_HEAD = Path(__file__).parents[2] / "shared" / "data" / "ct-head-ge"
 """A GE scanner: 28 slices, 4 then 7 mm apart, a gantry tilted by 18.5 degrees; an old infarct."""
-EXAMPLE = "Cranium.inv3"
+EXAMPLE = Path(__file__).parents[1] / "build" / "real-heads" / "Cranium.inv3"
 """InVesalius' example (package invesalius-examples, GPL-2): from the mouth to the vertex, 108 slices of 1.5 mm, pixels
 of 0.96 mm; an injured orbit and forehead, where bone is missing, and a scar in the frontal lobe behind it."""
 
@@ -41,8 +41,9 @@ def injured_head(slab: int = 1) -> Volume:
 
     The file has the rows of an image from the bottom up and the slices from the feet.
     """
-    need("invesalius-examples")
-    with tarfile.open(program(EXAMPLE)) as project:
+    if not EXAMPLE.is_file():
+        pytest.skip(f"{MISSING_PREFIX}a real head (no {EXAMPLE.name}; make peers)")
+    with tarfile.open(EXAMPLE) as project:
         files = {Path(member.name).name: member for member in project if member.isfile()}
 
         def content(name: str) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,48 +9,17 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from pydicom.dataset import Dataset
 
 from dicom_node import jobs, owed_reports, reconcile, reports, retention
-from dicom_node.archive import intact
 from dicom_node.commitment_messages import Reference, Request
 from dicom_node.db import now
 from dicom_node.errors import NotPossible
 from dicom_node.retention import Amount
 from dicom_node.states import DeliveryState, JobState, StudyState
-from dicom_node.statuses import Status
 from dicom_node.tables import AuditEvent, Conflict, Delivery, Instance, Job, Result, Study
-from tests.dicom_node.house import SEG, STUDY, House, encoded, head_ct, other_object
+from tests.dicom_node.house import SEG, STUDY, House, head_ct, other_object
+from tests.dicom_node.settled import DAY_S, OLD, PACS, MakeHouse, ask_to_keep, files, plan, purge, settled
 from tests.peers import wait_until
-
-PACS = '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 9\n'
-OLD = "[retention]\nimages_days = 30\nresults_days = 60\n"
-DAY_S = 86_400.0
-MakeHouse = Callable[..., House]
-
-
-def settled(house: House, images: list[Dataset] | None = None, **outcome: Any) -> int:
-    """A study that was read, and whose results have arrived. The id of its job."""
-    job_id = house.job(images)
-    house.finish(house.claimed(job_id), **outcome)
-    house.change(Delivery, state=DeliveryState.SENT)
-    return job_id
-
-
-def purge(house: House) -> Amount:
-    """One round, with what config says."""
-    return retention.purge(house.database, house.archive, house.config.retention)
-
-
-def files(house: House, top: str = "instances") -> list[str]:
-    """What lies in the archive."""
-    return sorted(path.name for path in (house.config.archive_dir / top).rglob("*.dcm"))
-
-
-def plan(house: House) -> retention.Plan:
-    """What a purge would do."""
-    with house.database.reading() as session:
-        return retention.plan(session, house.config.retention)
 
 
 def test_images_of_a_settled_study_go_when_they_are_old(make_house: MakeHouse) -> None:
@@ -162,12 +129,6 @@ def test_what_was_kept_aside_goes_with_its_study(make_house: MakeHouse) -> None:
     assert files(house) == files(house, "conflicts") == house.all(Conflict) == []
 
 
-def ask_to_keep(house: House, count: int) -> Request:
-    """A sender's request for the first instances of the study."""
-    references = tuple(Reference(row.sop_class_uid, row.sop_instance_uid) for row in house.all(Instance)[:count])
-    return Request("2.25.9", references)
-
-
 def test_what_a_sender_was_told_is_kept_is_kept(make_house: MakeHouse) -> None:
     """It may have let go of its own; its whole study stays. The mark is made before anything is reported."""
     house = make_house(PACS + OLD + f"make_room_below_bytes = {10**18}\n")
@@ -178,73 +139,6 @@ def test_what_a_sender_was_told_is_kept_is_kept(make_house: MakeHouse) -> None:
     removed = purge(house) + retention.make_room(house.database, house.archive, house.config)
     assert (removed, plan(house).kept) == (Amount(), {"promised to a sender": 1})
     assert len(files(house)) == 12
-
-
-def test_nothing_is_promised_of_what_went_while_it_was_looked_at(
-    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the look at the file and the mark in the row, retention took both."""
-    house = make_house(PACS + OLD)
-    settled(house)
-    house.age(s=31 * DAY_S)
-    request = ask_to_keep(house, 2)
-
-    def looked_at(*arguments: Any) -> bool:
-        found = intact(*arguments)
-        purge(house)
-        return found
-
-    monkeypatch.setattr("dicom_node.owed_reports.intact", looked_at)
-    report = owed_reports.judge(house.database, house.archive, request)
-    assert report.committed == ()
-    assert {reason for _, reason in report.failed} == {0x0112}
-
-
-def test_the_same_images_sent_again_are_nothing_new(make_house: MakeHouse) -> None:
-    """They are taken, no second result is made, and they go again in their time."""
-    house, images = make_house(PACS + OLD), head_ct()
-    settled(house, images)
-    house.age(s=31 * DAY_S)
-    purge(house)
-    house.receive(images)
-    assert (house.sweep(), len(files(house)), house.study().state) == ([], 12, StudyState.COMPLETE)
-    house.age(s=31 * DAY_S)
-    assert purge(house).instances == 12
-    assert (len(house.all(Job)), len(house.all(Result))) == (1, 2)
-
-
-def test_a_study_that_is_sent_again_is_kept_from_then_on(make_house: MakeHouse) -> None:
-    """So that it is not taken while half of it has come: one instance is enough, the same bytes as before."""
-    house, images = make_house(PACS + OLD), head_ct()
-    settled(house, images)
-    house.age(s=31 * DAY_S)
-    house.receive(images[:1])
-    assert (house.sweep(), purge(house), house.study().state) == ([], Amount(), StudyState.COMPLETE)
-    house.age(s=31 * DAY_S)
-    assert purge(house).instances == 12
-
-
-def test_a_late_slice_without_the_others_is_rejected_and_says_what_to_do(make_house: MakeHouse) -> None:
-    """Whatever is sent again in part; the whole study, sent again with it, is read."""
-    house = make_house(PACS + OLD)
-    whole = head_ct(slices=13)
-    first = house.job(whole[:12])
-    house.finish(house.claimed(first))
-    house.change(Delivery, state=DeliveryState.SENT)
-    house.age(s=31 * DAY_S)
-    purge(house)
-    house.receive(whole[8:])
-    house.age(s=1001)
-    (partial,) = house.sweep()
-    row = house.row(partial)
-    assert (row.rejection_code, row.series_instance_uid, row.sop_instance_uids) == ("IMAGES_REMOVED", None, [])
-    assert "send the whole study" in str(row.rejection_text)
-    claimed = house.claimed(partial)
-    house.finish(claimed, state=JobState.REJECTED, finding="rejected", rejection=claimed.rejection)
-    house.receive(whole[:8])
-    (read,) = house.sweep()
-    row = house.row(read)
-    assert (row.rejection_code, len(row.sop_instance_uids)) == (None, 13)
 
 
 def test_a_job_whose_images_are_gone_is_not_tried_again(make_house: MakeHouse) -> None:
@@ -325,90 +219,6 @@ def test_a_crash_between_rows_and_files_is_repaired(make_house: MakeHouse, monke
     paths = [row.path for row in house.all(Result)]
     assert sorted(reconcile.remove_unknown(house.engine, house.archive, paths)) == sorted(paths)
     assert files(house, "results") == []
-
-
-def test_what_is_stored_while_retention_removes_it_is_never_lost(make_house: MakeHouse) -> None:
-    """Every instance that is acknowledged has its row and its file, however often its study goes and comes."""
-    house = make_house(PACS + "[listener]\nmin_free_bytes = 1\n[retention]\nimages_days = 0.0000001\n")
-    images = head_ct()
-    settled(house, images)
-    stop, faults = threading.Event(), list[BaseException]()
-
-    def remove() -> None:
-        while not stop.is_set():
-            try:
-                purge(house)
-            except BaseException as error:  # noqa: BLE001 (whatever it is, the test shows it)
-                faults.append(error)
-                return
-
-    removing = threading.Thread(target=remove)
-    removing.start()
-    answers: list[Status] = []
-    for _ in range(30):
-        record = house.receive([], close=False)
-        answers += [house.store(image, record) for image in images]
-        house.intake.close(record, "released")
-        house.sweep()
-    stop.set()
-    removing.join()
-    assert faults == []
-    assert answers.count(Status.SUCCESS) > 0
-    assert set(answers) <= {Status.SUCCESS, Status.OUT_OF_RESOURCES}
-    for row in house.all(Instance):
-        assert house.archive.exists(row.path)
-    assert {row.path.rpartition("/")[2] for row in house.all(Instance)} == set(files(house))
-
-
-def test_an_image_that_comes_again_before_its_file_goes_keeps_it(
-    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between retention's commit and its look at the files, the whole study is acknowledged again."""
-    house, images = make_house(PACS + OLD), head_ct()
-    settled(house, images)
-    house.age(s=31 * DAY_S)
-
-    def late(*arguments: Any) -> list[str]:
-        house.receive(images)
-        return reconcile.remove_unknown(*arguments)
-
-    monkeypatch.setattr(retention, "remove_unknown", late)
-    assert purge(house).instances == 12
-    assert (len(files(house)), len(house.all(Instance))) == (12, 12)
-
-
-@pytest.mark.peer("postgresql")
-@pytest.mark.parametrize("policy", ["keep_first", "replace"])
-@pytest.mark.parametrize("changed", [False, True], ids=["same bytes", "other bytes"])
-def test_an_image_whose_row_goes_while_it_comes_again_is_stored_anew(
-    make_small_house: MakeHouse, postgresql_url: str, monkeypatch: pytest.MonkeyPatch, policy: str, *, changed: bool
-) -> None:
-    """Its row was found and, before it could be counted, removed: success is answered for what has a row and a file.
-
-    SQLite has one writer at a time, so this cannot happen there. Had the file gone too, it would have been refused.
-    """
-    monkeypatch.setattr(retention, "remove_unknown", lambda *_: [])
-    listener = f'[listener]\nsame_uid_other_bytes = "{policy}"\n'
-    house = make_small_house(PACS + OLD + listener, url=postgresql_url)
-    images = head_ct()
-    settled(house, images)
-    house.age(s=31 * DAY_S)
-    if changed:
-        images[0].SeriesDescription = "changed"
-    looks, purged = itertools.count(), list[Amount]()
-
-    @sa.event.listens_for(house.engine, "after_cursor_execute")
-    def _found(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        # Other bytes are looked up twice: to see that they are others, and to apply the policy.
-        if statement.startswith("SELECT instances.id, instances.study_id") and next(looks) == int(changed):
-            purged.append(purge(house))
-
-    assert house.store(images[0], house.receive([], close=False)) is Status.SUCCESS
-    assert [one.instances for one in purged] == [12]
-    reconcile.reconcile(house.engine, house.archive, older_than_s=0)
-    kept = [*house.all(Instance), *house.all(Conflict)]
-    assert [row.sha256 for row in kept] == [hashlib.sha256(encoded(images[0])).hexdigest()]
-    assert house.archive.exists(kept[0].path)
 
 
 def test_the_loop_removes_makes_room_and_outlives_a_fault(

@@ -14,7 +14,6 @@ PROGRAMS = {
     "dcmqi": ("segimage2itkimage", "tid1500reader"),
     "dcmtk": ("storescu", "storescp", "dcmsend", "dcmqrscp", "echoscu", "dcmcjpeg"),
     "dicom3tools": ("dciodvfy", "dcentvfy"),
-    "invesalius-examples": ("Cranium.inv3",),
     "ohif": ("@ohif/app",),
     "orthanc": ("Orthanc", "libOrthancDicomWeb.so"),
     "pixelmed": ("java", "pixelmed.jar"),
@@ -22,8 +21,7 @@ PROGRAMS = {
     "rabbitmq": ("rabbitmq-server", "rabbitmqctl", "epmd"),
     "redis": ("redis-server",),
 }
-"""Peer -> the programs (plugins, npm packages, a real head) that it takes; `make peers` installs them."""
-BUILD = Path(__file__).parents[2] / "build"
+"""Peer -> the programs (plugins, npm packages) that it takes; `make peers` installs them."""
 FOLDERS = (
     "/usr/bin",  # before the environment, where pynetdicom has programs of DCMTK's names
     # RabbitMQ: the scripts in /usr/sbin accept only root and the user rabbitmq, those in /usr/lib anybody.
@@ -32,8 +30,7 @@ FOLDERS = (
     "/usr/share/java",
     "/usr/share/orthanc/plugins",
     *sorted((str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin")), reverse=True),
-    str(BUILD / "viewer" / "node_modules"),
-    str(BUILD / "real-heads"),
+    str(Path(__file__).parents[2] / "build" / "viewer" / "node_modules"),
 )
 
 
