@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ml.inference.brain import extract_brain
+from ml.prediction import Side
 from ml.volume import FloatArray, MaskArray, Volume
 
 CLOT_HU = (54.0, 70.0)
@@ -38,6 +39,7 @@ class Painted:
     """An exam with one bleed in it."""
 
     kind: str
+    side: Side
     volume: Volume
     truth: MaskArray
 
@@ -48,7 +50,7 @@ class Place:
 
     z: int
     side: int
-    """-1: low x of the image; 1: high x."""
+    """-1: low x of the image, the right of a patient whose rows run to the left; 1: high x."""
     draw: np.random.Generator
 
 
@@ -157,7 +159,8 @@ def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float 
             truth = SHAPES[kind](canvas, place)
             if volume.volume_ml(truth) >= least_ml:
                 break
-        yield Painted(kind, canvas.paint(truth, float(draw.uniform(*CLOT_HU))), truth)
+        side = Side.MIDLINE if kind == "ventricle" else Side.LEFT if place.side > 0 else Side.RIGHT
+        yield Painted(kind, side, canvas.paint(truth, float(draw.uniform(*CLOT_HU))), truth)
 
 
 def mean_by_kind(bleeds: list[Painted], values: npt.ArrayLike) -> dict[str, float]:

@@ -1,14 +1,17 @@
 """The midline of heads that are turned, shifted, leaning and stored in every way, and the side of a lesion."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ml.inference.lesions import find_lesions
+from ml.inference.lesions import find_lesions, side_of
 from ml.inference.midline import find_midline
 from ml.prediction import Side
 from ml.volume import FloatArray, Geometry, Volume
+from tests.painted import paint_bleeds
+from tests.real_heads import ge_head, injured_head
 
 SHAPE = (24, 96, 96)
 PIXEL_MM, STEP_MM = 2.4, 6.0
@@ -103,3 +106,12 @@ def test_without_any_head_the_midline_is_the_middle_of_the_picture() -> None:
     found = find_midline(Volume(np.full_like(volume.hu, -1000.0), volume.geometry))
     assert found.left_lps == (1.0, 0.0, 0.0)
     assert found.offset_mm == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("real_head", [ge_head, injured_head], ids=["turned by 11 degrees, tilted", "one orbit broken"])
+def test_a_bleed_in_a_real_head_is_on_its_side(real_head: Callable[[], Volume]) -> None:
+    """Blood of all kinds painted left and right; that in the ventricles is on both sides."""
+    volume = real_head()
+    midline = find_midline(volume)
+    for bleed in paint_bleeds(volume, 12):
+        assert side_of(bleed.truth, volume.geometry, midline) is bleed.side, bleed.kind
