@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml.data.choice import Series, choose, describe
+from ml.data.part10 import begins_like_dicom
 from ml.data.refusals import refusal
 from ml.data.scanning import ImageFacts, scan
 
@@ -71,8 +72,5 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 
 def _may_be_dicom(path: Path) -> bool:
-    """Named .dcm or with DICOM's prefix (PS3.10 section 7.1)."""
-    if path.name == "DICOMDIR":
-        return False
-    with path.open("rb") as file:
-        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
+    """By name or by content."""
+    return path.name != "DICOMDIR" and (path.suffix.lower() == ".dcm" or begins_like_dicom(path))

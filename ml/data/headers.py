@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
+from ml.data.part10 import read_dataset
 from ml.data.refusals import refusal
 from ml.errors import UnreadableStudy
 from ml.volume import FloatArray
@@ -150,7 +150,7 @@ def read_tags(file: BinaryIO, keywords: Sequence[str]) -> Dataset:
     SOP Class UID it is that of the file meta information (PS3.10 section 7.1).
     """
     with disable_value_validation():
-        ds = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(keywords))
+        ds = read_dataset(file, stop_before_pixels=True, specific_tags=list(keywords))
         for keyword in keywords:
             ds.get(keyword)  # pydicom parses values when they are asked for
         if "SOPClassUID" in keywords and not ds.get("SOPClassUID"):

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
+from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import pixel_array
 
 from ml.data.nifti import is_nifti, read_stack
+from ml.data.part10 import read_dataset
 from ml.data.refusals import refusal
 from ml.labels import BLEED, WORDS, LabelArray
 from ml.volume import FloatArray, Geometry
@@ -147,7 +148,8 @@ def _off(start: FloatArray) -> float:
 def read_seg(path: Path) -> list[Plane]:
     """The blood in a DICOM SEG, a plane for each frame; raises UnreadableStudy."""
     try:
-        ds = pydicom.dcmread(path)
+        with path.open("rb") as file:
+            ds = read_dataset(file)
         frames = np.atleast_3d(pixel_array(ds))
         if int(ds.get("NumberOfFrames", 1)) == 1:
             frames = frames.reshape(1, int(ds.Rows), int(ds.Columns))
@@ -156,7 +158,7 @@ def read_seg(path: Path) -> list[Plane]:
         groups = list(ds.PerFrameFunctionalGroupsSequence)
         least = 1 if ds.SegmentationType == "BINARY" else int(ds.MaximumFractionalValue) / 2
         planes = [_frame(frame >= least, group, shared, meaning) for frame, group in zip(frames, groups, strict=True)]
-    except (AttributeError, IndexError, KeyError, ValueError, pydicom.errors.InvalidDicomError) as error:
+    except (AttributeError, IndexError, KeyError, ValueError, InvalidDicomError) as error:
         raise refusal("MASK_UNCLEAR", why=f"the segmentation object is incomplete: {type(error).__name__}") from error
     if not any(meaning.values()):
         raise refusal("MASK_UNCLEAR", why="none of its segments is called a hemorrhage")

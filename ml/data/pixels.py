@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 from scipy import ndimage
 
+from ml.data.part10 import read_dataset
 from ml.volume import HuArray
 
 AIR_HU = -1024.0
@@ -42,7 +42,7 @@ def decode_hu(path: Path) -> HuArray:
     """
     with path.open("rb") as file:
         try:
-            ds = pydicom.dcmread(file)
+            ds = read_dataset(file)
             _refuse_cut_stream(ds)
             stored = pixel_array(ds, raw=True)
             if stored.shape != (ds.Rows, ds.Columns):

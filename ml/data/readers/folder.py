@@ -18,12 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
 from ml.data.choice import Series, choose, describe
 from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue, LeftOut
 from ml.data.nifti import is_nifti
+from ml.data.part10 import read_dataset
 from ml.data.readers.layout import Options, base_name, exam_name, leave_out_orphans, nifti_files, read_table
 from ml.data.scanning import ImageFacts, scan
 from ml.data.sources import ExamSource, Findings, MaskFile
@@ -124,7 +123,8 @@ def _masks_by_series(
 
 
 def _referenced_series(path: Path) -> str:
-    ds: Any = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ReferencedSeriesSequence"])
+    with path.open("rb") as file:
+        ds: Any = read_dataset(file, stop_before_pixels=True, specific_tags=["ReferencedSeriesSequence"])
     referenced = ds.get("ReferencedSeriesSequence") or [{}]
     return str(referenced[0].get("SeriesInstanceUID", ""))
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ml.data.dicom_folder import find_series
 from ml.data.series import read_volume
@@ -95,3 +97,23 @@ def test_an_empty_folder_has_no_images(tmp_path: Path) -> None:
     with pytest.raises(UnreadableStudy) as refused:
         find_series(tmp_path)
     assert refused.value.code == "NO_IMAGES"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("without", [132, None], ids=["preamble", "preamble and meta information"])
+def test_files_without_preamble_are_read(tmp_path: Path, syntax: UID, without: int | None) -> None:
+    """As conversion scripts leave them, and with no suffix: the same pixels as with it."""
+
+    def encode(_: int, ds: Dataset) -> None:
+        ds.file_meta.TransferSyntaxUID = syntax
+
+    whole = write_dicom(tmp_path / "whole", series="1.2.1", change=encode)
+    (tmp_path / "cut").mkdir()
+    for path in whole:
+        content = path.read_bytes()
+        length = 144 + int.from_bytes(content[140:144], "little")
+        (tmp_path / "cut" / path.stem).write_bytes(content[without or length :])
+    (tmp_path / "cut" / "notes").write_bytes(b"\x08\x00 but nothing else of DICOM")
+    found = find_series(tmp_path / "cut")
+    assert len(found.paths) == len(whole)
+    np.testing.assert_array_equal(read_volume(found.paths).hu, read_volume(whole).hu)
