@@ -28,6 +28,7 @@ EDGE_MM = 0.6
 """Sigma of the blur at the edge of the blood, in a slice."""
 NOISE_MM = 2.0
 """Sigma of the mean to which the noise is left standing."""
+ATTEMPTS = 100
 LEAST_AREA_MM2 = 8000.0
 """Of brain in a slice in which blood begins."""
 
@@ -153,12 +154,14 @@ def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float 
     names = list(SHAPES)
     for one in range(number):
         kind = names[one % len(names)]
-        while True:
+        for _ in range(ATTEMPTS):
             slices = canvas.vault if kind in LAYERS else canvas.slices
             place = Place(int(draw.choice(slices)), 1 if one // len(names) % 2 else -1, draw)
             truth = SHAPES[kind](canvas, place)
             if volume.volume_ml(truth) >= least_ml:
                 break
+        else:
+            raise ValueError(f"no {kind} of {least_ml} mL fits into this head")
         side = Side.MIDLINE if kind == "ventricle" else Side.LEFT if place.side > 0 else Side.RIGHT
         yield Painted(kind, side, canvas.paint(truth, float(draw.uniform(*CLOT_HU))), truth)
 
