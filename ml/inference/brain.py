@@ -33,6 +33,8 @@ REACH_MM = 9.0
 """How far the eroded brain is grown back."""
 BENEATH = 0.6
 """Share of a piece that lies where the slice before it, nearer to the widest one, has brain."""
+SPOILT = 0.5
+"""A slice with less than this share of the brain of the one before says nothing of the next: metal, or the end."""
 WIDENING_MM = 4.0
 """How far a piece may reach out from there: tilt, and walls that bulge."""
 LEAST_AREA_MM2 = 400.0
@@ -57,7 +59,7 @@ def extract_brain(hu: HuArray, pixel_spacing_mm: tuple[float, float]) -> MaskArr
     core = _follow(pieces, WIDENING_MM / mm)
     grown = _grow(core, soft & (shares >= NEAR_GAP), round(REACH_MM / mm))
     smooth = _per_slice(ndimage.binary_opening, grown, 1.5 * BRIDGE_MM / mm / 2)
-    filled = _bridge(np.stack([ndimage.binary_fill_holes(one) for one in _largest(smooth)]))
+    filled = _bridge(np.stack([ndimage.binary_fill_holes(one) for one in smooth]))
     filled[filled.sum(axis=(1, 2)) * mm * mm < LEAST_AREA_MM2] = False
     return _refine(filled, hu, (steps[0], steps[1]))
 
@@ -104,7 +106,7 @@ def _per_slice(operation: object, mask: MaskArray, radius_px: float) -> MaskArra
 
 
 def _largest(mask: MaskArray) -> MaskArray:
-    """The largest piece; in a stack, pieces of neighbouring slices touch where they overlap."""
+    """The largest piece of a slice."""
     labels, count = ndimage.label(mask)
     if count < 2:
         return mask
@@ -118,11 +120,12 @@ def _follow(pieces: MaskArray, widening_px: float) -> MaskArray:
     widest = int(np.argmax([one.sum() for one in largest]))
     followed[widest] = largest[widest]
     for order in (range(widest + 1, len(pieces)), range(widest - 1, -1, -1)):
-        before = widest
+        before = followed[widest]
         for z in order:
-            reach = _per_slice(ndimage.binary_dilation, followed[[before]], widening_px)[0]
+            reach = _per_slice(ndimage.binary_dilation, before[None], widening_px)[0]
             followed[z] = _beneath(pieces[z], reach) & reach
-            before = z
+            if followed[z].sum() >= SPOILT * before.sum():
+                before = followed[z]
     return followed
 
 

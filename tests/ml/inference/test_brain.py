@@ -105,6 +105,19 @@ def test_a_slice_full_of_streaks_has_the_brain_of_its_neighbours() -> None:
     assert (brain[3] & inside[3]).sum() / inside[3].sum() > 0.93
 
 
+@pytest.mark.parametrize("border", [0, 55, 80], ids=["nothing is left", "a third", "half"])
+@pytest.mark.parametrize("spoilt", [2, 3])
+def test_the_brain_goes_on_beyond_spoilt_slices(spoilt: int, border: int) -> None:
+    """Thin slices through a clip: what is left of the brain in them says nothing of its size above and below."""
+    hu, inside = (np.concatenate([one, one]) for one in head())
+    streaks = np.where(np.arange(160) // 5 % 2, 350.0, -350.0).astype(np.float32)[:, None]
+    for z in range(5, 5 + spoilt):
+        hu[z, :, border:] += (streaks * inside[z])[:, border:]
+    brain = extract_brain(hu, (1.5, 1.5))
+    for z in (0, 4, 5 + spoilt, 15):
+        assert (brain[z] & inside[z]).sum() / inside[z].sum() > 0.93
+
+
 def test_without_a_skull_there_is_no_brain() -> None:
     """Air, and water."""
     assert not extract_brain(np.full((5, 64, 64), -1000, dtype=np.float32), (3.0, 3.0)).any()
