@@ -29,6 +29,7 @@ EDGE_MM = 0.6
 NOISE_MM = 2.0
 """Sigma of the mean to which the noise is left standing."""
 ATTEMPTS = 100
+"""At a bleed that is large enough."""
 LEAST_AREA_MM2 = 8000.0
 """Of brain in a slice in which blood begins."""
 

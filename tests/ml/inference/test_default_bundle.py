@@ -9,7 +9,7 @@ from ml.bundle import load_bundle
 from ml.evaluation.metrics import dsc
 from ml.inference.predictor import Predictor
 from ml.phantom import SimulatedExam, draw_spec, simulate
-from ml.volume import Volume
+from ml.volume import MaskArray, Volume
 from tests.painted import SHAPES, paint_bleeds
 from tests.real_heads import ge_head, injured_head
 
@@ -64,6 +64,26 @@ def test_a_real_head_without_hemorrhage_stays_negative(predictor: Predictor, rea
     prediction = predictor.predict(real_head)
     assert not prediction.exam_positive
     assert real_head.volume_ml(prediction.prob >= predictor.bundle.config.operating_point.pixel_prob) < 1.0
+
+
+def test_a_bleed_put_into_a_real_head_is_found(predictor: Predictor) -> None:
+    """A ball of clot, 30 mm across, in the deep white matter of the right hemisphere."""
+    real_head = ge_head()
+    hu = real_head.hu.copy()
+    blood = ball(real_head, z=18, y=300, x=165, radius_mm=15.0)
+    hu[blood] += 35
+    prediction = predictor.predict(Volume(hu, real_head.geometry))
+    assert prediction.exam_positive
+    assert dsc(prediction.mask, blood) >= 0.6
+
+
+def ball(volume: Volume, *, z: int, y: int, x: int, radius_mm: float) -> MaskArray:
+    """(z, y, x) voxels within a radius of one of them, along the true axes of the slices."""
+    heights = volume.geometry.offsets_mm - volume.geometry.offsets_mm[z]
+    rows = (np.arange(volume.hu.shape[1]) - y) * volume.geometry.pixel_spacing_mm[0]
+    columns = (np.arange(volume.hu.shape[2]) - x) * volume.geometry.pixel_spacing_mm[1]
+    squares = heights[:, None, None] ** 2 + rows[None, :, None] ** 2 + columns[None, None, :] ** 2
+    return np.asarray(squares <= radius_mm**2)
 
 
 def test_blood_painted_into_a_real_head_is_found(predictor: Predictor, real_head: Volume) -> None:
