@@ -49,6 +49,7 @@ from ml.volume import Volume
 WARM_UP = {"cpu": 2, "cuda": 120}
 STEPS = {"cpu": 6, "cuda": 360}
 """Steps of a run that are not counted, and all of them: on a GPU enough that what the loader made ahead is used up."""
+LOADED = "this loop, loader"
 EXAMS = 2
 """One with blood and one without. Patches cost the same whatever they show."""
 
@@ -62,8 +63,9 @@ class Training(NamedTuple):
     recipe: Recipe
 
 
+COMPACT_NAME = "compact"
 TRAININGS = (
-    Training("compact", COMPACT, COMPACT_PREPROCESSING, COMPACT_RECIPE),
+    Training(COMPACT_NAME, COMPACT, COMPACT_PREPROCESSING, COMPACT_RECIPE),
     Training("paper", PAPER, PAPER_PREPROCESSING, PAPER_RECIPE),
 )
 
@@ -92,6 +94,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--devices", nargs="+", default=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+    parser.add_argument("--networks", nargs="+", default=[one.name for one in TRAININGS])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="training-") as name:
@@ -99,10 +102,12 @@ def main() -> None:
         (folder / "scan").mkdir()
         volume = read_volume(write_scan(folder / "scan"))
         for device in options.devices:
-            for training in TRAININGS if device == "cuda" else TRAININGS[:1]:
+            chosen = [one for one in TRAININGS if one.name in options.networks]
+            for training in chosen if device == "cuda" else TRAININGS[:1]:
                 exams = _make_exams(folder / training.name, volume, training.config)
                 bench_steps(folder, exams, training, device=device, rounds=options.rounds)
-            bench_labelling(folder, open_folder(folder / "compact"), device=device, rounds=options.rounds)
+            if COMPACT_NAME in options.networks:
+                bench_labelling(folder, open_folder(folder / COMPACT_NAME), device=device, rounds=options.rounds)
     if not torch.cuda.is_available():
         print("there is no GPU here: nothing was measured on one")
 
@@ -124,7 +129,10 @@ def _make_exams(folder: Path, volume: Volume, config: Preprocessing) -> list[Exa
 
 def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, device: str, rounds: int) -> None:
     """Plain loop, this loop, and this loop with its loader, by turns; medians of the rounds' ratios."""
-    rates: dict[str, list[float]] = {"plain loop": [], "this loop": [], "this loop, loader": [], "loader alone": []}
+    rates: dict[str, list[float]] = {
+        name: [] for name in ("plain loop", "one by one", "this loop", LOADED, "loader alone")
+    }
+    patches = training.recipe.sampling.batch
     count = STEPS[device]
     batches = PatchBatches(
         [Pool(exams, LABELS)],
@@ -142,14 +150,18 @@ def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, dev
             (batch,) = ready[0]
             images = to_images(batch.hu, training.config)
             steps = itertools.repeat((images, batch.pixels, batch.classes), count)
-            rates["plain loop"].append(_rate(train_plainly(PlainDrn(COMPACT), steps, device=device), device))
+            rates["plain loop"].append(_rate(train_plainly(PlainDrn(COMPACT), steps, device=device), device, patches))
         run = folder / f"{device}-{training.name}-{number}"
+        if device == "cuda":
+            rate = _loop_rate(run / "one", ready, training, device=device, workers=0, recorded=False)
+            rates["one by one"].append(rate)
         rates["this loop"].append(_loop_rate(run / "ready", ready, training, device=device, workers=0))
-        rates["this loop, loader"].append(_loop_rate(run / "loader", batches, training, device=device, workers=workers))
-        rates["loader alone"].append(_loader_rate(batches, device=device, workers=workers))
+        rates[LOADED].append(_loop_rate(run / "loader", batches, training, device=device, workers=workers))
+        rates["loader alone"].append(_loader_rate(batches, device=device, workers=workers, patches=patches))
     for name, against in (
         ("this loop", "plain loop"),
-        ("this loop, loader", "this loop"),
+        ("this loop", "one by one"),
+        (LOADED, "this loop"),
         ("loader alone", "this loop"),
     ):
         if rates[against]:
@@ -161,7 +173,9 @@ def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, dev
             )
 
 
-def _loop_rate(folder: Path, steps: Dataset[Step], training: Training, *, device: str, workers: int) -> float:
+def _loop_rate(
+    folder: Path, steps: Dataset[Step], training: Training, *, device: str, workers: int, recorded: bool = True
+) -> float:
     """Patches per second of `ml.training.loop.train`: averaged weights, clipping and journal included."""
     moments: list[float] = []
     train(
@@ -175,23 +189,24 @@ def _loop_rate(folder: Path, steps: Dataset[Step], training: Training, *, device
             precision="float32" if device == "cpu" else "bfloat16",
             loader_workers=workers,
             checkpoint_steps=STEPS[device],
+            recorded=recorded,
             tensorboard=False,
         ),
         progress=lambda *_: moments.append(time.perf_counter()),
     )
-    return _rate(moments, device)
+    return _rate(moments, device, training.recipe.sampling.batch)
 
 
-def _loader_rate(batches: PatchBatches, *, device: str, workers: int) -> float:
+def _loader_rate(batches: PatchBatches, *, device: str, workers: int, patches: int) -> float:
     """Patches per second that the loader's processes make while nobody trains: above the loop's, they never lag."""
     loader = DataLoader(batches, batch_size=None, num_workers=workers)
-    return _rate([time.perf_counter() for _ in loader], device)
+    return _rate([time.perf_counter() for _ in loader], device, patches)
 
 
-def _rate(moments: list[float], device: str) -> float:
+def _rate(moments: list[float], device: str, patches: int) -> float:
     """Patches per second from the end of the warm-up; the last step also writes a checkpoint and is left out."""
     counted = moments[WARM_UP[device] - 1 : -1]
-    return COMPACT_RECIPE.sampling.batch * (len(counted) - 1) / (counted[-1] - counted[0])
+    return patches * (len(counted) - 1) / (counted[-1] - counted[0])
 
 
 def bench_labelling(folder: Path, exams: list[ExamShard], *, device: str, rounds: int) -> None:

@@ -6,8 +6,9 @@ rule is the paper's (section 2.2 and Table 2): a third unchanged, a third power 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +57,15 @@ class Augmentation:
 
 
 def augment(
-    hu_3vu: F32Array, blood_vu: U8Array, centre: tuple[float, float], size: int, draw: Augmentation, rng: Generator
+    slices: Sequence[npt.NDArray[Any]] | npt.NDArray[Any],
+    blood_vu: U8Array,
+    centre: tuple[float, float],
+    size: int,
+    draw: Augmentation,
+    rng: Generator,
 ) -> tuple[F32Array, U8Array]:
-    """A (3, size, size) HU patch and its (size, size) target around `centre` (v, u)."""
-    hu, target = warp(hu_3vu, blood_vu, centre, size, draw, rng)
+    """A (3, size, size) HU patch of three (v, u) slices and its (size, size) target around `centre` (v, u)."""
+    hu, target = warp(slices, blood_vu, centre, size, draw, rng)
     if rng.random() < draw.reverse_slices:
         hu = hu[::-1]
     if rng.random() < draw.same_slices:
@@ -68,7 +74,12 @@ def augment(
 
 
 def warp(
-    hu_3vu: F32Array, blood_vu: U8Array, centre: tuple[float, float], size: int, draw: Augmentation, rng: Generator
+    slices: Sequence[npt.NDArray[Any]] | npt.NDArray[Any],
+    blood_vu: U8Array,
+    centre: tuple[float, float],
+    size: int,
+    draw: Augmentation,
+    rng: Generator,
 ) -> tuple[F32Array, U8Array]:
     """A random affine view; outside the source the image is air and the target ignored."""
     angle = np.radians(rng.uniform(-draw.rotation_degrees, draw.rotation_degrees))
@@ -77,28 +88,49 @@ def warp(
     if rng.random() < draw.mirror:
         stretch[:, 1] *= -1
     matrix = rotation @ stretch
-    origin = np.array(centre) - matrix @ np.full(2, (size - 1) / 2)
-    places = _places(matrix, origin, size, blood_vu.shape)
-    hu = _look_up(hu_3vu, places, "bilinear", outside=AIR_HU)
-    target = _look_up(blood_vu[None].astype(np.float32), places, "nearest", outside=IGNORE)[0]
+    rows, columns = (
+        _span(middle, reach, length)
+        for middle, reach, length in zip(centre, np.abs(matrix).sum(axis=1) * size / 2, blood_vu.shape, strict=True)
+    )
+    first, shape = np.array([rows.start, columns.start]), (rows.stop - rows.start, columns.stop - columns.start)
+    places = _places(matrix, np.array(centre) - first, size, shape)
+    hu = _look_up(np.stack([one[rows, columns] for one in slices]), places, "bilinear", outside=AIR_HU)
+    target = _look_up(blood_vu[None, rows, columns], places, "nearest", outside=IGNORE)[0]
     return hu, target.astype(np.uint8)
 
 
-def _places(matrix: F64Array, origin: F64Array, size: int, shape: tuple[int, ...]) -> Tensor:
-    """(1, size, size, 2) where every pixel of the patch lies in the source, (u, v) from -1 to 1 between the centres of
-    its outermost pixels.
+def _span(middle: float, reach: float, length: int) -> slice:
+    """The part of `length` pixels that a patch may touch: up to `reach` from its middle, and a pixel more. Two pixels
+    at least, so that it has ends.
     """
-    i = np.arange(size)
-    v, u = (row[0] * i[:, None] + row[1] * i + start for row, start in zip(matrix, origin, strict=True))
-    ends = np.array(shape)[::-1] - 1
-    return torch.from_numpy((2 * np.stack([u, v], axis=-1) / ends - 1).astype(np.float32))[None]
+    first = min(max(int(middle - reach) - 1, 0), length - 2)
+    return slice(first, max(min(int(middle + reach) + 3, length), first + 2))
 
 
-def _look_up(images_nvu: F32Array, places: Tensor, mode: Literal["bilinear", "nearest"], *, outside: float) -> F32Array:
+def _places(matrix: F64Array, centre: F64Array, size: int, shape: tuple[int, int]) -> Tensor:
+    """(1, size, size, 2) where every pixel of the patch lies in a source of that shape, (u, v) from -1 to 1 between the
+    centres of its outermost pixels.
+    """
+    half = (np.array(shape) - 1) / 2
+    steps = (np.arange(size) - (size - 1) / 2) / half[:, None]
+    places = np.empty((1, size, size, 2), dtype=np.float32)
+    for axis, (down, across) in enumerate(matrix):
+        start = centre[axis] / half[axis] - 1
+        np.add.outer(
+            (start + down * steps[axis]).astype(np.float32),
+            (across * steps[axis]).astype(np.float32),
+            out=places[0, :, :, 1 - axis],
+        )
+    return torch.from_numpy(places)
+
+
+def _look_up(
+    images_nvu: npt.NDArray[Any], places: Tensor, mode: Literal["bilinear", "nearest"], *, outside: float
+) -> F32Array:
     """(n, size, size) of (n, v, u). PyTorch takes a fifth of the time of one SciPy call for each image."""
-    above = torch.from_numpy(images_nvu - np.float32(outside))[None]
+    above = torch.from_numpy(images_nvu.astype(np.float32)).sub_(outside)[None]
     found = functional.grid_sample(above, places, mode=mode, padding_mode="zeros", align_corners=True)
-    return np.asarray(found[0].numpy() + np.float32(outside))
+    return np.asarray(found[0].add_(outside).numpy())
 
 
 def change_texture(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32Array:

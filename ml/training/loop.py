@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
-from ml.config import Preprocessing
 from ml.errors import TrainingError
-from ml.networks.patchfcn import Logits, PatchFcn
+from ml.networks.patchfcn import PatchFcn
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.distribution import rank, share_batch_norms, world_size
 from ml.training.journal import Journal
-from ml.training.losses import Losses, losses
+from ml.training.losses import Losses
 from ml.training.recipe import Machine, Recipe, Span
-from ml.training.sampler import Batch, PatchBatches, Step, to_images
+from ml.training.sampler import PatchBatches, Step
+from ml.training.steps import Gradients, LossOfStep, is_recorded
 
 Progress = Callable[[int, float], None]
 """Called after every step with (steps done, smoothed loss)."""
@@ -32,20 +32,6 @@ Progress = Callable[[int, float], None]
 CHECKPOINT = "checkpoint.pt"
 SIGNAL_S = 5.0
 """How long the kernel may take to tell of a dead process."""
-
-
-class _Joined(nn.Module):
-    """The network on all patches of a step: pixels of every size in one row, classes in another."""
-
-    def __init__(self, network: PatchFcn, config: Preprocessing) -> None:
-        super().__init__()
-        self.network, self.config = network, config
-
-    def forward(self, hu: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """HU of the patches of every size -> (all pixels,), (all patches,) logits."""
-        images = [to_images(one, self.config).contiguous(memory_format=torch.channels_last) for one in hu]
-        outputs = [self.network(one) for one in images]
-        return torch.cat([one.pixels.flatten() for one in outputs]), torch.cat([one.classes for one in outputs])
 
 
 class _StepLoss:
@@ -81,6 +67,20 @@ class _State:
     step: int = 0
     loss: float = math.nan
     """Smoothed."""
+
+    def __post_init__(self) -> None:
+        """Both sides of the average, as they stay in memory."""
+        weights = self.network.state_dict()
+        pairs = [(kept, weights[name]) for name, kept in self.averaged.items()]
+        self._means, self._weights = _columns(pair for pair in pairs if pair[0].is_floating_point())
+        self._counts, self._counters = _columns(pair for pair in pairs if not pair[0].is_floating_point())
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Take the network's weights into the averaged ones; counters are those of the network."""
+        if self.averaged:
+            torch._foreach_lerp_(self._means, self._weights, 1 - decay)
+            torch._foreach_copy_(self._counts, self._counters)
 
     def to_checkpoint(self) -> dict[str, Any]:
         """Also the random state, for networks that draw."""
@@ -126,6 +126,11 @@ class _State:
         return {name: tensor.detach().cpu() for name, tensor in (self.averaged or self.network.state_dict()).items()}
 
 
+def _columns(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    rows = list(pairs)
+    return [one for one, _ in rows], [other for _, other in rows]
+
+
 def train(
     network: PatchFcn,
     batches: PatchBatches,
@@ -150,9 +155,11 @@ def train(
     kept = load_checkpoint(folder / CHECKPOINT)
     if kept is not None:
         state.restore(kept)
-    joined: nn.Module = _Joined(network, batches.config)
+    of_step: nn.Module = LossOfStep(network, batches.config, recipe.loss, machine.precision)
     if world_size() > 1:
-        joined = DistributedDataParallel(joined, broadcast_buffers=False)
+        of_step = DistributedDataParallel(of_step, broadcast_buffers=False)
+    sample = batches[state.step] if is_recorded(machine, world_size()) and state.step < span.end else None
+    gradients = Gradients(of_step, state.scaler, machine, sample)
     with (
         closing(Journal(folder if rank() == 0 else None, first=state.step, tensorboard=machine.tensorboard)) as journal,
         _dead_workers_named(),
@@ -161,13 +168,13 @@ def train(
         under_way: deque[_StepLoss] = deque()
         for step in patches:
             rate = recipe.rate(state.step, span)
-            found, norm = _learn(joined, state, step, rate, recipe, machine)
-            under_way.append(_StepLoss(state.step, found.sum.detach()))
+            found, norm = _learn(gradients, state, step, rate, recipe)
+            under_way.append(_StepLoss(state.step, found.sum))
             state.step += 1
             due = state.step % machine.checkpoint_steps == 0 or state.step == span.end
             while under_way and (due or len(under_way) > 1 or under_way[0].is_here):
                 state.smooth(under_way.popleft())
-            _average(state, min(recipe.average_decay, state.step / (state.step + 10)))
+            state.average(min(recipe.average_decay, state.step / (state.step + 10)))
             if journal.is_due(state.step):
                 journal.note(state.step, _figures(found, step, rate, norm))
             if due:
@@ -208,25 +215,11 @@ def _start(network: PatchFcn, recipe: Recipe, machine: Machine) -> _State:
     return _State(network, optimiser, scaler, averaged)
 
 
-def _learn(
-    joined: nn.Module, state: _State, step: Step, rate: float, recipe: Recipe, machine: Machine
-) -> tuple[Losses, Tensor]:
+def _learn(gradients: Gradients, state: _State, step: Step, rate: float, recipe: Recipe) -> tuple[Losses, Tensor]:
     """One step of the optimiser; (losses before it, length of the gradient)."""
     for group in state.optimiser.param_groups:
         group["lr"] = rate
-    device = torch.device(machine.device)
-    step = tuple(Batch(*(part.to(device, non_blocking=True) for part in batch)) for batch in step)
-    precision = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(machine.precision)
-    with torch.autocast(device.type, precision or torch.bfloat16, enabled=precision is not None):
-        pixels, classes = joined([batch.hu for batch in step])
-    found = losses(
-        Logits(pixels, classes),
-        torch.cat([batch.pixels.flatten() for batch in step]),
-        torch.cat([batch.classes for batch in step]),
-        recipe.loss,
-    )
-    state.optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(state.scaler.scale(found.sum))
+    found = gradients.compute(step)
     state.scaler.unscale_(state.optimiser)
     norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm)
     state.scaler.step(state.optimiser)
@@ -239,28 +232,14 @@ def _figures(found: Losses, step: Step, rate: float, norm: Tensor) -> dict[str, 
     patches = torch.cat([batch.classes for batch in step])
     pixels = torch.cat([batch.pixels.flatten() for batch in step])
     return {
-        "loss": float(found.sum.detach()),
-        "loss_pixels": float(found.pixels.detach()),
-        "loss_classes": float(found.classes.detach()),
+        "loss": float(found.sum),
+        "loss_pixels": float(found.pixels),
+        "loss_classes": float(found.classes),
         "learning_rate": rate,
         "gradient": float(norm),
         "positive_patches": float(patches.mean()),
         "positive_pixels": float((pixels == 1).float().mean()),
     }
-
-
-def _average(state: _State, decay: float) -> None:
-    if not state.averaged:
-        return
-    with torch.no_grad():
-        means, weights = [], []
-        for name, tensor in state.network.state_dict().items():
-            if tensor.is_floating_point():
-                means.append(state.averaged[name])
-                weights.append(tensor)
-            else:
-                state.averaged[name].copy_(tensor)
-        torch._foreach_lerp_(means, weights, 1 - decay)
 
 
 def _patches(batches: PatchBatches, first: int, last: int, machine: Machine) -> Generator[Step]:

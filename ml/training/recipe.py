@@ -179,5 +179,7 @@ class Machine:
     checkpoint_steps: int = 200
     deterministic: bool = False
     """Only algorithms that give the same bits each time; slower on a GPU. On a CPU they always do."""
+    recorded: bool = True
+    """On one GPU: the kernels of a step start together (`ml.training.steps`), not one by one."""
     tensorboard: bool = True
     """Events for TensorBoard beside the checkpoint."""

@@ -24,11 +24,11 @@ from ml.training.targets import Indices, Pool
 
 TISSUE_HU = -200
 
-F16Array = npt.NDArray[np.float16]
 F32Array = npt.NDArray[np.float32]
+I16Array = npt.NDArray[np.int16]
 U8Array = npt.NDArray[np.uint8]
 Place = npt.NDArray[np.float64]
-Patch = tuple[F16Array, U8Array, float]
+Patch = tuple[F32Array, U8Array, float]
 """(3, H, W) HU, (H, W) target, class label."""
 
 
@@ -126,20 +126,19 @@ class PatchBatches(Dataset[Step]):
         around_blood = number < round(count * self.sampling.positive)
         choice = drawer.draw(rng, first + number, around_blood=around_blood)
         exam, targets = choice.exam, drawer.pool.targets
-        below, middle, above = exam.neighbours[choice.row]
-        stack = np.stack([exam.hu[below], exam.hu[middle], exam.hu[above]]).astype(np.float32)
+        slices = [exam.hu[index] for index in exam.neighbours[choice.row]]
         target = targets.pixels(exam, choice.row)
         if drawer.pool.whole:
             size, centre = self.config.size, np.full(2, (self.config.size - 1) / 2)
         else:
-            size, centre = self.sampling.patch, self._centre(choice, stack[1], target, jitter, rng)
-        hu, pixels = augment(stack, target, (centre[0], centre[1]), size, self.augmentation, rng)
+            size, centre = self.sampling.patch, self._centre(choice, slices[1], target, jitter, rng)
+        hu, pixels = augment(slices, target, (centre[0], centre[1]), size, self.augmentation, rng)
         label = targets.image_label(exam, choice.row)
         positive = float((pixels == 1).any()) if label is None else label
-        return hu.astype(np.float16), pixels, positive
+        return hu, pixels, positive
 
     def _centre(
-        self, choice: Choice, hu_vu: F32Array, target_vu: U8Array, jitter: Place, rng: np.random.Generator
+        self, choice: Choice, hu_vu: I16Array, target_vu: U8Array, jitter: Place, rng: np.random.Generator
     ) -> Place:
         """Of a patch, as (v, u): at its lure, around blood, anywhere in the image, or anywhere in the head."""
         size = self.config.size
@@ -223,7 +222,7 @@ def _shuffled(seed: tuple[int, ...], count: int) -> Indices:
 def _stack(patches: list[Patch]) -> Batch:
     hu, pixels, classes = zip(*patches, strict=True)
     return Batch(
-        torch.from_numpy(np.stack(hu)),
+        torch.from_numpy(np.stack(hu)).half(),
         torch.from_numpy(np.stack(pixels)),
         torch.tensor(classes, dtype=torch.float32),
     )

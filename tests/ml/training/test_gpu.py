@@ -74,6 +74,43 @@ def test_a_deterministic_run_resumes_exactly(exams: list[ExamShard], tmp_path: P
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_recorded_steps_compute_what_single_kernels_do(exams: list[ExamShard], tmp_path: Path, precision: str) -> None:
+    """The same weights, running statistics and averages to the last bit, from the same weights and patches."""
+    kept = []
+    for recorded in (True, False):
+        machine = replace(GPU, deterministic=True, recorded=recorded, precision=precision)  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        folder = tmp_path / str(recorded)
+        train(PatchFcn(TINY_NETWORK), batches(exams, 20), RECIPE, Span(20), folder=folder, machine=machine)
+        kept.append(torch.load(folder / CHECKPOINT, weights_only=False, map_location="cpu"))
+    torch.use_deterministic_algorithms(False)
+    for part in ("network", "averaged"):
+        assert all(torch.equal(kept[0][part][name], kept[1][part][name]) for name in kept[0][part])
+    assert kept[0]["loss"] == kept[1]["loss"]
+
+
+def test_steps_of_another_shape_run_as_they_are(exams: list[ExamShard], tmp_path: Path) -> None:
+    """An oracle's steps have whole images beside patches, now one more and now one less."""
+    pools = [Pool(exams, LABELS), Pool(exams, LABELS, whole=True)]
+    sampling = replace(RECIPE.sampling, labelled_share=0.55)
+    drawn = PatchBatches(pools, TINY_PREPROCESSING, sampling=sampling, augmentation=Augmentation(), seed=1, steps=40)
+    shapes = {tuple(batch.hu.shape for batch in drawn[step]) for step in range(40)}
+    assert len(shapes) > 1
+    values: list[float] = []
+    train(
+        PatchFcn(TINY_NETWORK),
+        drawn,
+        RECIPE,
+        Span(40),
+        folder=tmp_path / "run",
+        machine=GPU,
+        progress=lambda _, loss: values.append(loss),
+    )
+    assert len(values) == 40
+    assert values[-1] < values[9]
+
+
 class NotANumber(PatchBatches):
     """A pixel of step 13 is not a number."""
 
