@@ -137,8 +137,11 @@ def inside(distance: AnyFloat, softness_mm: float) -> Array:
 def sheet(distance: AnyFloat, half_width: AnyFloat | float, voxel_mm: float) -> Array:
     """Fraction of a voxel taken by a sheet of half width `half_width` whose middle is `distance` away (>= 0)."""
     half = np.float32(voxel_mm / 2.0)
-    overlap = np.minimum(half_width, distance + half) - np.maximum(-np.asarray(half_width), distance - half)
-    return np.asarray(np.clip(overlap / np.float32(voxel_mm), 0.0, 1.0), dtype=np.float32)
+    half_width = np.asarray(half_width, dtype=np.float32)
+    overlap = np.minimum(half_width, distance + half, dtype=np.float32)
+    overlap -= np.maximum(-half_width, distance - half, dtype=np.float32)
+    overlap /= np.float32(voxel_mm)
+    return np.asarray(np.clip(overlap, 0.0, 1.0, out=overlap))
 
 
 def ellipsoid(x: AnyFloat, y: AnyFloat, z: AnyFloat, centre: Point, semi_axes: Point) -> Array:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,18 @@ class Sliced:
     hu: Array
     label: npt.NDArray[np.uint8]
     thickness_mm: FloatArray
+
+
+class _Slab(NamedTuple):
+    """Where the points of a slice lie in the head's grid, in its (z, y, x) index."""
+
+    steps: FloatArray
+    """(3, 3) from (mm along the normal, row, column) to the grid."""
+    origin: FloatArray
+    """(3,) of the first pixel."""
+    offsets: FloatArray
+    """mm along the normal at which the slice is sampled, evenly spaced."""
+    matrix: int
 
 
 def pose(scanner: ScannerSpec) -> FloatArray:
@@ -89,9 +103,10 @@ def slice_head(head: Head, scanner: ScannerSpec, geometry: Geometry, *, matrix: 
         parts = max(1, round(float(thickness[number]) / SUBSLICE_MM))
         offsets = (np.arange(parts) + 0.5) / parts * thickness[number] - thickness[number] / 2.0
         origin = to_grid @ geometry.positions_lps[number] - low
-        hu[number] = _sample(body, steps, origin, offsets, matrix, fill=-1000.0)
-        if box is not None and _near(box, steps, origin, offsets, matrix):
-            label[number] = _label(head, blood, gain, steps, origin, offsets, matrix)
+        slab = _Slab(steps, origin, offsets, matrix)
+        hu[number] = _sample(body, slab, fill=-1000.0)
+        if box is not None and _near(box, slab):
+            label[number] = _label(head, blood, gain, box, slab)
             label[number][hu[number] < head.visible_hu] = 0
     return Sliced(hu, label, np.asarray(thickness))
 
@@ -106,24 +121,34 @@ def _soften(values: Array, passes: int) -> Array:
     return values
 
 
-def _sample(
-    values: npt.NDArray[np.float32],
-    steps: FloatArray,
-    origin: FloatArray,
-    offsets: FloatArray,
-    matrix: int,
-    *,
-    fill: float,
-) -> Array:
+def _sample(values: npt.NDArray[np.float32], slab: _Slab, *, fill: float, box: FloatArray | None = None) -> Array:
+    """(matrix, matrix) mean over the slab. `box`, (2, 3) lowest and highest grid index: outside it all is `fill`."""
+    ends = np.array([[-1.0] * 3, values.shape]) if box is None else box
+    rows, columns = _shadow(ends, slab)
+    offsets = slab.offsets
     gap = float(offsets[1] - offsets[0]) if len(offsets) > 1 else 1.0
-    stretched = steps * np.array([gap, 1.0, 1.0])
-    start = origin + steps[:, 0] * offsets[0]
-    shape = (len(offsets), matrix, matrix)
-    out = ndimage.affine_transform(
-        values, stretched, offset=start, output_shape=shape, order=1, mode="constant", cval=fill, prefilter=False,
-        output=np.float32,
-    )  # fmt: skip
-    return np.asarray(out.mean(axis=0), dtype=np.float32)
+    shape = (len(offsets), rows.stop - rows.start, columns.stop - columns.start)
+    image = np.full((slab.matrix, slab.matrix), np.float32(fill))
+    if shape[1] and shape[2]:
+        out = ndimage.affine_transform(
+            values, slab.steps * np.array([gap, 1.0, 1.0]),
+            offset=slab.origin + slab.steps @ np.array([offsets[0], rows.start, columns.start]),
+            output_shape=shape, order=1, mode="constant", cval=fill, prefilter=False, output=np.float32,
+        )  # fmt: skip
+        image[rows, columns] = out.mean(axis=0)
+    return image
+
+
+def _shadow(ends: FloatArray, slab: _Slab) -> tuple[slice, slice]:
+    """The rows and columns of a slab that can meet a box of the grid."""
+    corners = np.array(list(product(*ends.T)))
+    _, rows, columns = np.linalg.inv(slab.steps) @ (corners - slab.origin).T
+    return _reach(rows, slab.matrix), _reach(columns, slab.matrix)
+
+
+def _reach(at: FloatArray, matrix: int) -> slice:
+    first = int(np.clip(np.floor(at.min()), 0, matrix))
+    return slice(first, int(np.clip(np.ceil(at.max()) + 1, first, matrix)))
 
 
 def _blood_box(head: Head) -> FloatArray | None:
@@ -138,31 +163,31 @@ def _blood_box(head: Head) -> FloatArray | None:
     return np.array(ends).T
 
 
-def _near(box: FloatArray, steps: FloatArray, origin: FloatArray, offsets: FloatArray, matrix: int) -> bool:
+def _near(box: FloatArray, slab: _Slab) -> bool:
     corners = [
-        origin + steps @ np.array([off, row, column])
-        for off in (offsets[0], offsets[-1])
-        for row in (0, matrix)
-        for column in (0, matrix)
+        slab.origin + slab.steps @ np.array([off, row, column])
+        for off in (slab.offsets[0], slab.offsets[-1])
+        for row in (0, slab.matrix)
+        for column in (0, slab.matrix)
     ]
     low, high = np.min(corners, axis=0), np.max(corners, axis=0)
     return bool(np.all(low <= box[1]) and np.all(high >= box[0]))
 
 
-def _label(
-    head: Head, blood: Array, gain: Array, steps: FloatArray, origin: FloatArray, offsets: FloatArray, matrix: int
-) -> npt.NDArray[np.uint8]:
+def _label(head: Head, blood: Array, gain: Array, box: FloatArray, slab: _Slab) -> npt.NDArray[np.uint8]:
     """Label where a good part of the voxel is blood and it stands out from what would be there without."""
-    fraction = _sample(blood, steps, origin, offsets, matrix, fill=0.0)
+    fraction = _sample(blood, slab, fill=0.0, box=box)
     seen = fraction >= VISIBLE_FRACTION
     if not seen.any():
-        return np.zeros((matrix, matrix), dtype=np.uint8)
-    seen &= _sample(gain, steps, origin, offsets, matrix, fill=0.0) >= VISIBLE_GAIN_HU
-    out = np.zeros((matrix, matrix), dtype=np.uint8)
+        return np.zeros(seen.shape, dtype=np.uint8)
+    seen &= _sample(gain, slab, fill=0.0, box=box) >= VISIBLE_GAIN_HU
+    out = np.zeros(seen.shape, dtype=np.uint8)
     rows, columns = np.nonzero(seen)
     best = np.zeros(len(rows), dtype=np.float32)
-    for off in offsets:
-        index = np.rint(origin[:, None] + steps @ np.stack([np.full(len(rows), off), rows, columns])).astype(int)
+    for off in slab.offsets:
+        index = np.rint(slab.origin[:, None] + slab.steps @ np.stack([np.full(len(rows), off), rows, columns])).astype(
+            int
+        )
         index = np.clip(index, 0, np.array(head.hu.shape)[:, None] - 1)
         amount, kind = head.blood[tuple(index)], head.label[tuple(index)]
         better = (amount > best) & (kind > 0)
