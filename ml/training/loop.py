@@ -126,6 +126,22 @@ class _State:
         return {name: tensor.detach().cpu() for name, tensor in (self.averaged or self.network.state_dict()).items()}
 
 
+class _Clock:
+    """When a checkpoint is due."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.steps, self.seconds, self._last = machine.checkpoint_steps, machine.checkpoint_s, time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """After this many steps."""
+        if self.steps is not None:
+            return step % self.steps == 0
+        if time.monotonic() - self._last < self.seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
 def _columns(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
     rows = list(pairs)
     return [one for one, _ in rows], [other for _, other in rows]
@@ -166,12 +182,13 @@ def train(
         closing(_patches(batches, state.step, span.end, machine)) as patches,
     ):
         under_way: deque[_StepLoss] = deque()
+        clock = _Clock(machine)
         for step in patches:
             rate = recipe.rate(state.step, span)
             found, norm = _learn(gradients, state, step, rate, recipe)
             under_way.append(_StepLoss(state.step, found.sum))
             state.step += 1
-            due = state.step % machine.checkpoint_steps == 0 or state.step == span.end
+            due = state.step == span.end or clock.is_due(state.step)
             while under_way and (due or len(under_way) > 1 or under_way[0].is_here):
                 state.smooth(under_way.popleft())
             state.average(min(recipe.average_decay, state.step / (state.step + 10)))
@@ -231,12 +248,13 @@ def _figures(found: Losses, step: Step, rate: float, norm: Tensor) -> dict[str, 
     """What the journal notes of a step; the shares are of this process's patches."""
     patches = torch.cat([batch.classes for batch in step])
     pixels = torch.cat([batch.pixels.flatten() for batch in step])
+    loss, of_pixels, of_classes, gradient = torch.stack([found.sum, found.pixels, found.classes, norm]).tolist()
     return {
-        "loss": float(found.sum),
-        "loss_pixels": float(found.pixels),
-        "loss_classes": float(found.classes),
+        "loss": loss,
+        "loss_pixels": of_pixels,
+        "loss_classes": of_classes,
         "learning_rate": rate,
-        "gradient": float(norm),
+        "gradient": gradient,
         "positive_patches": float(patches.mean()),
         "positive_pixels": float((pixels == 1).float().mean()),
     }

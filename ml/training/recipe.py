@@ -176,7 +176,9 @@ class Machine:
     """Processes that make patches; 0: this one does."""
     loader_timeout_s: float = 600.0
     """A worker that is silent for so long is taken for dead."""
-    checkpoint_steps: int = 200
+    checkpoint_steps: int | None = None
+    """None: by the clock, every `checkpoint_s`. A GPU makes a hundred steps in a second, a CPU one."""
+    checkpoint_s: float = 60.0
     deterministic: bool = False
     """Only algorithms that give the same bits each time; slower on a GPU. On a CPU they always do."""
     recorded: bool = True

@@ -154,6 +154,24 @@ def test_blood_stays_on_blood_through_every_warp() -> None:
         assert np.all(patch[1][target == IGNORE] < 29.9)
 
 
+@pytest.mark.parametrize("centre", [(32, 32), (2, 60), (-14, 30), (63, 0), (-60, 200)])
+@pytest.mark.parametrize("augmentation", [Augmentation(), PAPER_AUGMENTATION], ids=["compact", "paper"])
+def test_a_patch_is_that_of_the_whole_slice(centre: tuple[float, float], augmentation: Augmentation) -> None:
+    """Only the part that a patch touches is looked at; in a wide margin of air, that part is another one."""
+    rng, margin = np.random.default_rng(0), 300
+    slices = [rng.normal(30, 5, (64, 70)).astype(np.int16) for _ in range(3)]
+    target = rng.choice(np.array([0, 1], dtype=np.uint8), (64, 70))
+    wide = [np.pad(one, margin, constant_values=-1000) for one in slices]
+    wide_target = np.pad(target, margin, constant_values=IGNORE)
+    far = (centre[0] + margin, centre[1] + margin)
+    for seed in range(10):
+        hu, pixels = augment(slices, target, centre, 48, augmentation, np.random.default_rng(seed))
+        wide_hu, wide_pixels = augment(wide, wide_target, far, 48, augmentation, np.random.default_rng(seed))
+        assert hu == pytest.approx(wide_hu, abs=0.3)  # of 1,000 HU at the rim, by places in single precision
+        assert (pixels == wide_pixels).mean() > 0.99
+        assert np.any(pixels != IGNORE) == (centre != (-60, 200))
+
+
 def test_contrast_rules_keep_the_order_of_tissues() -> None:
     """Air below brain below blood below bone, in all three thirds."""
     hu = np.array([-1000.0, 0.0, 30.0, 70.0, 300.0], dtype=np.float32).reshape(1, 1, 5)
