@@ -31,9 +31,9 @@ from ml.training.shards import LAYERS_FROM, MASSES_FROM, make_shards, open_shard
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
-TEST_SEEDS_FROM = 10_000_000
-"""Of the bundle that is shipped; those of the next begin at 14,000,000. Seeds from 2,000,000 to 4,999,999, 8,000,000 to
-9,999,999 and 11,000,000 to 13,999,999 have decided between bundles and tell nothing of the next one; 5,000,000 to
+TEST_SEEDS_FROM = 14_000_000
+"""Of the bundle that is shipped; those of the next begin at 15,000,000. Seeds from 2,000,000 to 4,999,999 and 8,000,000
+to 13,999,999 have decided between bundles and tell nothing of the next one; 5,000,000 to
 7,999,999 belong to `ml.study`. Training seeds count from 0: the ranges never meet."""
 INSTITUTIONS = ("any", "A", "B")
 """Each scans heads of its own, so that no head counts twice."""
@@ -61,6 +61,8 @@ class CompactRun:
     average_with: Path | None = None
     """An earlier bundle of the same line: the mean of its weights and the new ones is what is calibrated."""
     rounds: int = 1
+    stop_at: int | None = None
+    """Step at which training ends although its learning rate has not fallen yet, as it does by the last of `steps`."""
     layers: int = 0
     masses: int = 0
     first_seed: int = 0
@@ -119,7 +121,7 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
     weights = _train_in_rounds(run, recipe, network, batches, stage)
     if run.average_with is not None:
         weights = mean_weights(weights, load_bundle(run.average_with).weights)
-    provenance = Provenance("simulated", command, run.seed, present_commit(), run.steps)
+    provenance = Provenance("simulated", command, run.seed, present_commit(), run.stop_at or run.steps)
     facts = {"version": run.version, "provenance": json.dumps(asdict(provenance))}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, run.out / TRAINED, metadata=facts)
 
@@ -140,7 +142,9 @@ def _train_in_rounds(
     run: CompactRun, recipe: Recipe, network: PatchFcn, batches: PatchBatches, stage: Stage
 ) -> dict[str, torch.Tensor]:
     """Rounds of training; each but a fresh network's first begins with a look for what is taken for blood."""
-    starts = [run.steps * number // run.rounds for number in range(run.rounds)] + [run.steps]
+    end = run.steps if run.stop_at is None else run.stop_at
+    starts = [run.steps * number // run.rounds for number in range(run.rounds)]
+    starts = [start for start in starts if start < end] + [end]
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     for first, last in pairwise(starts):
         if first or run.start_from is not None:

@@ -58,14 +58,38 @@ def test_a_training_that_has_not_ended_cannot_be_finished(tmp_path: Path) -> Non
         finish(tmp_path, Finish(2, 2, 128, 0), lambda *_: lambda _: None)
 
 
+def place_shards(folder: Path) -> None:
+    """Shards of the first two training seeds that hold a head with blood and one without."""
+    seeds = [next(seed for seed in range(50) if bool(draw_spec(seed).head.bleeds) is bleed) for bleed in (True, False)]
+    for place, seed in enumerate(seeds):
+        make_shard(folder / "drawn", seed, COMPACT_PREPROCESSING, 128)
+        (folder / "shards").mkdir(exist_ok=True)
+        (folder / "drawn" / f"{seed:06}").rename(folder / "shards" / f"{place:06}")
+
+
+@pytest.mark.slow
+def test_a_training_may_end_before_its_learning_rate_fell(tmp_path: Path) -> None:
+    """With the weights of that step, in the round that it lies in; what is kept says how many steps it was."""
+    place_shards(tmp_path)
+    run = compact_run(tmp_path, exams=2, rounds=2, stop_at=1)
+    stages: list[str] = []
+
+    def stage(name: str, _: int | None) -> Callable[[str], None]:
+        stages.append(name)
+        return lambda _: None
+
+    train_compact(run, stage)
+    assert stages == ["simulating exams", "training to 1"]
+    weights, _, provenance = compact._load_trained(run.out)
+    kept = torch.load(run.out / "checkpoint.pt", weights_only=False)
+    assert (provenance.steps, kept["step"]) == (1, 1)
+    assert all(torch.equal(weights[name], kept["averaged"][name]) for name in weights)
+
+
 @pytest.mark.slow
 def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds, the second with lures, then calibrated and tested: it loads, and tells how it was made."""
-    seeds = [next(seed for seed in range(50) if bool(draw_spec(seed).head.bleeds) is bleed) for bleed in (True, False)]
-    for place, seed in enumerate(seeds):
-        make_shard(tmp_path / "drawn", seed, COMPACT_PREPROCESSING, 128)
-        (tmp_path / "shards").mkdir(exist_ok=True)
-        (tmp_path / "drawn" / f"{seed:06}").rename(tmp_path / "shards" / f"{place:06}")
+    place_shards(tmp_path)
     run = compact_run(tmp_path, exams=2, rounds=2)
     stages: list[str] = []
 
