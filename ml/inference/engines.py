@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import logging
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -98,6 +99,19 @@ class _ForExport(nn.Module):
         return logits.pixels.sigmoid(), logits.classes
 
 
+def _openvino() -> Any:
+    """The package, without its telemetry.
+
+    Importing it tells Google Analytics so, from a thread that forks a process. No node of a hospital may do that; and
+    the fork waits for the threads of NumPy's BLAS while a product of matrices in this thread waits for the fork: such a
+    process was seen to hang for good (OpenVINO 2026.4, NumPy 2). Without the module, OpenVINO takes a stub.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None: importing it fails
+    import openvino  # noqa: PLC0415 (slow to import, and optional)
+
+    return openvino
+
+
 @functools.cache
 def _the_core() -> Any:
     """The one openvino.Core of this process, for as long as it lives.
@@ -106,9 +120,7 @@ def _the_core() -> Any:
     the second puts the first one's back, whose memory is gone, and the next signal that Python handles (a child's end
     is one) kills the process without a word. Seen with OpenVINO 2026.4.
     """
-    import openvino  # noqa: PLC0415 (slow to import, and optional)
-
-    return openvino.Core()
+    return _openvino().Core()
 
 
 class OpenVinoEngine:
@@ -119,17 +131,15 @@ class OpenVinoEngine:
     """
 
     def __init__(self, network: PatchFcn, *, threads: int | None = None, cache: Path | None = None) -> None:
-        import openvino  # noqa: PLC0415 (slow to import, and optional)
-
         self.name = "openvino"
         self._core = _the_core()
-        self._cache = cache / f"openvino-{openvino.__version__}" if cache else None
+        self._cache = cache / f"openvino-{_openvino().__version__}" if cache else None
         self._network = _ForExport(network).eval()
         # bfloat16 is the default on CPUs that have it and is off by up to 1e-1.
         self._settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             self._settings["INFERENCE_NUM_THREADS"] = str(threads)
-        self._compiled: dict[tuple[int, ...], openvino.CompiledModel] = {}
+        self._compiled: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, images_NCHW: F32Array) -> Outputs:
         """See Engine. One image at a time: the batch is a loop, so every N uses the one compiled shape."""
@@ -172,12 +182,10 @@ class OpenVinoEngine:
 
 def _keep(model: Any, path: Path) -> None:
     """Save a converted network for the next process: whole or not at all, and never a reason to fail."""
-    import openvino  # noqa: PLC0415 (slow to import, and optional)
-
     try:
         path.parent.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent.parent, prefix=".new-"))
-        openvino.save_model(model, temporary / path.name, compress_to_fp16=False)
+        _openvino().save_model(model, temporary / path.name, compress_to_fp16=False)
         temporary.rename(path.parent)
     except (OSError, RuntimeError) as error:
         log.warning("the converted network was not kept: %s", type(error).__name__)

@@ -34,13 +34,8 @@ def cavity_of(exam: SimulatedExam) -> MaskArray:
     geometry, matrix = exam.volume.geometry, exam.volume.hu.shape[1]
     steps, to_grid = scanner._index_map(head, geometry, scanner.pose(exam.spec.scanner))
     low = np.array(grid.low_mm[::-1]) / grid.spacing_mm
-    middle = np.zeros(1)
-    return np.stack(
-        [
-            scanner._sample(cavity.distance, steps, to_grid @ position - low, middle, matrix, fill=99.0) < 0
-            for position in geometry.positions_lps
-        ]
-    )
+    slabs = [scanner._Slab(steps, to_grid @ at - low, np.zeros(1), matrix) for at in geometry.positions_lps]
+    return np.stack([scanner._sample(cavity.distance, slab, fill=99.0) < 0 for slab in slabs])
 
 
 def test_the_simulated_cavity_is_found(exam: SimulatedExam) -> None:

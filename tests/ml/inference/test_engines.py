@@ -1,6 +1,7 @@
 """Every engine says what eager PyTorch in float32 says, to 1e-3 in probability."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,29 @@ def test_a_process_outlives_its_engines() -> None:
     """A worker that changes bundles still takes signals: OpenVINO's plugin puts a signal stack of its own in place."""
     done = subprocess.run([sys.executable, "-c", TWO_ENGINES], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+QUIET_ENGINE = """
+import sys
+import torch
+from ml.inference.engines import make_engine
+from ml.networks.patchfcn import PatchFcn
+from tests.ml.conftest import TINY_NETWORK
+
+started = []
+sys.addaudithook(lambda event, details: started.append(event) if event in WATCHED else None)
+engine = make_engine(PatchFcn(TINY_NETWORK).eval(), "openvino", device="cpu", threads=1)
+engine(torch.zeros(1, TINY_NETWORK.trunk.in_channels, 64, 64).numpy())
+sys.exit(", ".join(started) or 0)
+""".replace("WATCHED", repr(("os.fork", "os.posix_spawn", "subprocess.Popen", "socket.connect", "urllib.Request")))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_an_engine_tells_nobody_of_its_use(tmp_path: Path) -> None:
+    """OpenVINO reports its import to Google Analytics, from a forked process: no connection, no fork, no file of it."""
+    quiet = {name: value for name, value in os.environ.items() if name != "CI"}  # it does not report from there
+    script = [sys.executable, "-c", QUIET_ENGINE]
+    environment = {**quiet, "HOME": str(tmp_path), "PYTHONPATH": str(REPO)}
+    done = subprocess.run(script, cwd=REPO, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
