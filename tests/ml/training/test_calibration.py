@@ -11,9 +11,8 @@ from ml.inference.predictor import Predictor
 from ml.inference.scores import EXAM_FEATURES, SLICE_FEATURES, apply
 from ml.phantom import SimulatedExam, draw_spec
 from ml.training.calibration import (
-    EXAM_POINT_LIMITS,
+    EXAM_POINT,
     PIXEL_PROBS,
-    _exam_threshold,
     calibrate,
     evaluate_on_phantoms,
     fit_logistic,
@@ -52,16 +51,6 @@ def test_separable_exams_give_finite_weights() -> None:
     assert 0 < logistic.weights[0] < 100
 
 
-def test_the_exam_threshold_lies_above_the_bleed_free_exams() -> None:
-    """All of them, within its limits."""
-    bleeding = np.array([False, False, True])
-    assert _exam_threshold(np.array([0.1, 0.4, 0.9]), bleeding) > 0.4
-    assert _exam_threshold(np.array([0.0, 0.001, 0.9]), bleeding) == EXAM_POINT_LIMITS[0]
-    assert _exam_threshold(np.array([0.0, 0.999, 0.9]), bleeding) == EXAM_POINT_LIMITS[1]
-    many = np.array([0.4] * 98 + [0.7, 0.9])
-    assert EXAM_POINT_LIMITS[1] > _exam_threshold(many, np.arange(100) == 99) > 0.7
-
-
 def exams(make_volume: MakeVolume) -> list[SimulatedExam]:
     """Four geometric heads; the bright cube is blood in every other one and absent from the rest."""
     made = []
@@ -74,11 +63,11 @@ def exams(make_volume: MakeVolume) -> list[SimulatedExam]:
 
 
 def test_calibration_gives_usable_operating_points(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
-    """Whatever the network: thresholds within their limits and a score per feature."""
+    """Whatever the network: a pixel threshold that was tried and a score per feature."""
     predictor = Predictor(tiny_bundle, device="cpu", engine="torch")
     point, calibration = calibrate(predictor, exams(make_volume))
     assert point.pixel_prob in PIXEL_PROBS
-    assert EXAM_POINT_LIMITS[0] <= point.exam_score <= EXAM_POINT_LIMITS[1]
+    assert point.exam_score == EXAM_POINT
     assert len(calibration.exam_score.weights) == len(EXAM_FEATURES)
     assert len(calibration.slice_score.weights) == len(SLICE_FEATURES)
     changed = with_calibration(predictor, point, calibration)

@@ -12,6 +12,7 @@ from ml.config import COMPACT_PREPROCESSING
 from ml.errors import TrainingError
 from ml.phantom import draw_spec
 from ml.training import compact
+from ml.training.calibration import EXAM_POINT
 from ml.training.compact import TRAINED, CompactRun, Finish, finish, mean_weights, train_compact
 from ml.training.recipe import Machine
 from ml.training.shards import make_shard
@@ -106,7 +107,7 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     bundle = load_bundle(run.out / "bundle")
     assert bundle.config.version == "9.1"
     assert bundle.config.provenance.command == "train-compact && finish-compact"
-    assert 0.3 <= bundle.config.operating_point.exam_score <= 0.9
+    assert bundle.config.operating_point.exam_score == EXAM_POINT
     assert stages[:4] == ["simulating exams", "training to 1", "lures at 1", "training to 2"]
     assert stages[4:] == ["calibrating", "testing on A"]
     assert "Each has heads of its own" in (run.out / "bundle" / "CARD.md").read_text()
