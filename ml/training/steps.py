@@ -59,7 +59,10 @@ class Gradients:
         this process speaks to the GPU, as a loader's does.
         """
         self.of_step, self.scaler, self.device = of_step, scaler, torch.device(machine.device)
-        self._recorded = None if sample is None else _Recorded(self, to_device(sample, self.device))
+        self._recorded = None
+        if sample is not None:
+            with torch.cuda.device(self.device):  # a graph is of the device that is current
+                self._recorded = _Recorded(self, to_device(sample, self.device))
 
     def compute(self, step: Step) -> Losses:
         """Of patches on any device."""
@@ -84,12 +87,12 @@ class _Recorded:
         buffers = list(gradients.of_step.buffers())
         kept = [buffer.clone() for buffer in buffers]
         self.step = tuple(Batch(*(part.clone() for part in batch)) for batch in sample)
-        aside = torch.cuda.Stream(gradients.device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(gradients.device))
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP_RUNS):
                 gradients.run(self.step)
-        torch.cuda.current_stream(gradients.device).wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.losses = gradients.run(self.step)
