@@ -23,6 +23,8 @@ F32Array = npt.NDArray[np.float32]
 F64Array = npt.NDArray[np.float64]
 U8Array = npt.NDArray[np.uint8]
 Generator = np.random.Generator
+Slices = Sequence[npt.NDArray[Any]] | npt.NDArray[Any]
+"""Three neighbouring slices in HU, each (v, u)."""
 
 Contrast = Literal["none", "power", "log"]
 
@@ -57,14 +59,9 @@ class Augmentation:
 
 
 def augment(
-    slices: Sequence[npt.NDArray[Any]] | npt.NDArray[Any],
-    blood_vu: U8Array,
-    centre: tuple[float, float],
-    size: int,
-    draw: Augmentation,
-    rng: Generator,
+    slices: Slices, blood_vu: U8Array, centre: tuple[float, float], size: int, draw: Augmentation, rng: Generator
 ) -> tuple[F32Array, U8Array]:
-    """A (3, size, size) HU patch of three (v, u) slices and its (size, size) target around `centre` (v, u)."""
+    """A (3, size, size) HU patch and its (size, size) target around `centre` (v, u)."""
     hu, target = warp(slices, blood_vu, centre, size, draw, rng)
     if rng.random() < draw.reverse_slices:
         hu = hu[::-1]
@@ -74,12 +71,7 @@ def augment(
 
 
 def warp(
-    slices: Sequence[npt.NDArray[Any]] | npt.NDArray[Any],
-    blood_vu: U8Array,
-    centre: tuple[float, float],
-    size: int,
-    draw: Augmentation,
-    rng: Generator,
+    slices: Slices, blood_vu: U8Array, centre: tuple[float, float], size: int, draw: Augmentation, rng: Generator
 ) -> tuple[F32Array, U8Array]:
     """A random affine view; outside the source the image is air and the target ignored."""
     angle = np.radians(rng.uniform(-draw.rotation_degrees, draw.rotation_degrees))
