@@ -185,9 +185,8 @@ def _label(head: Head, blood: Array, gain: Array, box: FloatArray, slab: _Slab) 
     rows, columns = np.nonzero(seen)
     best = np.zeros(len(rows), dtype=np.float32)
     for off in slab.offsets:
-        index = np.rint(slab.origin[:, None] + slab.steps @ np.stack([np.full(len(rows), off), rows, columns])).astype(
-            int
-        )
+        places = np.stack([np.full(len(rows), off), rows, columns])
+        index = np.rint(slab.origin[:, None] + slab.steps @ places).astype(int)
         index = np.clip(index, 0, np.array(head.hu.shape)[:, None] - 1)
         amount, kind = head.blood[tuple(index)], head.label[tuple(index)]
         better = (amount > best) & (kind > 0)

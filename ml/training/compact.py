@@ -69,6 +69,11 @@ class CompactRun:
     """Of the exams, within each kind: a later run of a line learns from other heads."""
 
     @property
+    def end(self) -> int:
+        """The step that training ends at."""
+        return self.steps if self.stop_at is None else min(self.stop_at, self.steps)
+
+    @property
     def seeds(self) -> list[int]:
         """Of the exams to train on."""
         kinds = ((0, self.exams), (LAYERS_FROM, self.layers), (MASSES_FROM, self.masses))
@@ -121,7 +126,7 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
     weights = _train_in_rounds(run, recipe, network, batches, stage)
     if run.average_with is not None:
         weights = mean_weights(weights, load_bundle(run.average_with).weights)
-    provenance = Provenance("simulated", command, run.seed, present_commit(), run.stop_at or run.steps)
+    provenance = Provenance("simulated", command, run.seed, present_commit(), run.end)
     facts = {"version": run.version, "provenance": json.dumps(asdict(provenance))}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, run.out / TRAINED, metadata=facts)
 
@@ -142,9 +147,8 @@ def _train_in_rounds(
     run: CompactRun, recipe: Recipe, network: PatchFcn, batches: PatchBatches, stage: Stage
 ) -> dict[str, torch.Tensor]:
     """Rounds of training; each but a fresh network's first begins with a look for what is taken for blood."""
-    end = run.steps if run.stop_at is None else run.stop_at
     starts = [run.steps * number // run.rounds for number in range(run.rounds)]
-    starts = [start for start in starts if start < end] + [end]
+    starts = [start for start in starts if start < run.end] + [run.end]
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     for first, last in pairwise(starts):
         if first or run.start_from is not None:

@@ -46,6 +46,12 @@ def test_a_later_run_trains_on_other_heads(tmp_path: Path) -> None:
     assert len(set(last.seeds)) == 6
 
 
+@pytest.mark.parametrize(("stop_at", "end"), [(None, 2), (1, 1), (2, 2), (9, 2)])
+def test_a_training_ends_with_its_learning_rate_at_the_latest(tmp_path: Path, stop_at: int | None, end: int) -> None:
+    """Steps behind the last have no rate left."""
+    assert compact_run(tmp_path, exams=2, stop_at=stop_at).end == end
+
+
 def test_no_head_is_scanned_twice() -> None:
     """Institutions that share heads would count each of them thrice."""
     for first in (compact.VALIDATION_SEEDS_FROM, compact.TEST_SEEDS_FROM):

@@ -1,5 +1,6 @@
 """The loop learns, stops safely and resumes exactly."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,3 +126,12 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert recipe.rate(99, span) == recipe.rate(100, span) == 1.0
     assert recipe.rate(550, span) == pytest.approx(0.5)
     assert recipe.rate(1000, span) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [1, 2, 3, 4, 5, 6, 7, 8]), (3600.0, [8])])
+def test_checkpoints_go_by_the_clock(exams: list[ExamShard], tmp_path: Path, seconds: float, steps: list[int]) -> None:
+    """Where no number of steps is given; the last step always has one."""
+    run(exams, tmp_path, until=8, machine=replace(MACHINE, checkpoint_steps=None, checkpoint_s=seconds))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == steps
+    assert load_checkpoint(tmp_path / CHECKPOINT) is not None
