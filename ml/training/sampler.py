@@ -148,10 +148,11 @@ class PatchBatches(Dataset[Step]):
             half = min(self.sampling.patch, size) / 2
             v, u = rng.uniform(half, size - half, size=2)
             return np.array([v, u])
-        spots = np.argwhere(target_vu == 1) if choice.around_blood else np.argwhere(hu_vu[::8, ::8] > TISSUE_HU) * 8
-        if not len(spots):
-            spots = np.array([[size // 2, size // 2]])
-        centre = spots[rng.integers(len(spots))].astype(np.float64)
+        step = 1 if choice.around_blood else 8
+        shown = target_vu == 1 if choice.around_blood else hu_vu[::step, ::step] > TISSUE_HU
+        spots = np.flatnonzero(shown)
+        spot = spots[rng.integers(len(spots))] if len(spots) else shown.size // 2 + shown.shape[1] // 2
+        centre = step * np.array(divmod(int(spot), shown.shape[1]), dtype=np.float64)
         return np.asarray(centre + jitter if choice.around_blood else centre, dtype=np.float64)
 
 
@@ -221,8 +222,11 @@ def _shuffled(seed: tuple[int, ...], count: int) -> Indices:
 
 def _stack(patches: list[Patch]) -> Batch:
     hu, pixels, classes = zip(*patches, strict=True)
+    rounded = torch.empty((len(hu), *hu[0].shape), dtype=torch.float16)
+    for place, one in zip(rounded, hu, strict=True):
+        place.copy_(torch.from_numpy(one))
     return Batch(
-        torch.from_numpy(np.stack(hu)).half(),
+        rounded,
         torch.from_numpy(np.stack(pixels)),
         torch.tensor(classes, dtype=torch.float32),
     )
