@@ -3,7 +3,7 @@
     python bench/real_heads.py [--bleeds 24] [--bundle default] [--threads 2]
 
 The heads have no hemorrhage (tests/real_heads.py); one is also read in thicker slices. The bleeds are of plain shapes
-(tests/painted.py), every kind as often, left and right by turns. DSC is of the map at the bundle's pixel threshold,
+(ml/training/paint.py), every kind as often, left and right by turns. DSC is of the map at the bundle's pixel threshold,
 before the exam is called. These are two heads: enough to see that something is wrong, not for a figure of accuracy.
 """
 
@@ -25,7 +25,7 @@ from ml.volume import Volume
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.painted import SHAPES, mean_by_kind, paint_bleeds
+from ml.training.paint import SHAPES, mean_by_kind, paint_bleeds
 from tests.real_heads import EXAMPLE, GE_HEAD, ge_head, injured_head
 
 

@@ -86,6 +86,9 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     layers: Annotated[int, typer.Option(min=0, help="Further exams with a layer of blood under the skull.")] = 0,
     masses: Annotated[int, typer.Option(min=0, help="Further exams with solid tumours.")] = 0,
     first_seed: Annotated[int, typer.Option(min=0, max=90_000, help="Other exams than an earlier run's.")] = 0,
+    background: Annotated[
+        list[Path] | None, typer.Option(exists=True, file_okay=False, help="DICOM of a real head without hemorrhage.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
@@ -122,6 +125,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         layers=layers,
         masses=masses,
         first_seed=first_seed,
+        backgrounds=tuple(background or ()),
     )
     with stages() as stage:
         train_compact(run, stage)

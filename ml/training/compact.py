@@ -21,13 +21,14 @@ from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
 from ml.progress import Stage
 from ml.provenance import present_commit
+from ml.training.backgrounds import exams_of, make_backgrounds
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate, evaluate_on_phantoms, with_calibration
 from ml.training.exams import simulate_exams
 from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Recipe, Span
 from ml.training.sampler import PatchBatches
-from ml.training.shards import LAYERS_FROM, MASSES_FROM, make_shards, open_shards
+from ml.training.shards import LAYERS_FROM, MASSES_FROM, SIMULATED, make_shards, open_shards
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
@@ -37,6 +38,12 @@ to 13,999,999 have decided between bundles and tell nothing of the next one; 5,0
 7,999,999 belong to `ml.study`. Training seeds count from 0: the ranges never meet."""
 INSTITUTIONS = ("any", "A", "B")
 """Each scans heads of its own, so that no head counts twice."""
+WITH_BACKGROUNDS = "simulated and real backgrounds"
+TRAINED_ON = {
+    SIMULATED: "simulated scans only",
+    WITH_BACKGROUNDS: "simulated scans, and on scans of real heads without hemorrhage that blood was painted into",
+}
+"""What a bundle's card says, by the data of its provenance."""
 TRAINED = "trained.safetensors"
 """In the run's folder: the weights, and as metadata what a bundle tells of how they came about."""
 
@@ -67,6 +74,8 @@ class CompactRun:
     masses: int = 0
     first_seed: int = 0
     """Of the exams, within each kind: a later run of a line learns from other heads."""
+    backgrounds: tuple[Path, ...] = ()
+    """Folders of DICOM, each a real head CT without hemorrhage (`ml.training.backgrounds`)."""
 
     @property
     def end(self) -> int:
@@ -103,13 +112,17 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
     tell = stage("simulating exams", len(run.seeds))
     for seed in make_shards(run.shards, run.seeds, config, workers=run.workers, matrix=run.matrix):
         tell(f"seed {seed}")
+    exams = open_shards(run.shards, run.seeds)
+    if run.backgrounds:
+        tell = stage("painting into heads", exams_of(run.backgrounds))
+        exams += make_backgrounds(run.shards, run.backgrounds, config, tell)
     recipe = replace(
         COMPACT_RECIPE,
         learning_rate=run.learning_rate,
         sampling=replace(COMPACT_RECIPE.sampling, batch=run.batch),
     )
     batches = PatchBatches(
-        [Pool(open_shards(run.shards, run.seeds), LABELS)],
+        [Pool(exams, LABELS)],
         config,
         sampling=recipe.sampling,
         augmentation=recipe.augmentation,
@@ -118,15 +131,16 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
     )
     torch.manual_seed(run.seed)
     network = PatchFcn(COMPACT)
-    command = run.command
+    command, data = run.command, WITH_BACKGROUNDS if run.backgrounds else SIMULATED
     if run.start_from is not None:
         base = load_bundle(run.start_from)
         network.load_state_dict(base.weights)
         command = f"{base.config.provenance.command} && {command}"
+        data = WITH_BACKGROUNDS if base.config.provenance.data == WITH_BACKGROUNDS else data
     weights = _train_in_rounds(run, recipe, network, batches, stage)
     if run.average_with is not None:
         weights = mean_weights(weights, load_bundle(run.average_with).weights)
-    provenance = Provenance("simulated", command, run.seed, present_commit(), run.end)
+    provenance = Provenance(data, command, run.seed, present_commit(), run.end)
     facts = {"version": run.version, "provenance": json.dumps(asdict(provenance))}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, run.out / TRAINED, metadata=facts)
 
@@ -254,16 +268,17 @@ def card(config: BundleConfig, metrics: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {figure} | {' | '.join(_figure(metrics[name][figure]) for name in names)} |" for figure in metrics[names[0]]
     )
-    point = config.operating_point
+    point, data = config.operating_point, config.provenance.data
+    trained_on = TRAINED_ON.get(data, data)
     return f"""# {config.name} {config.version}
 
-**Trained on simulated scans only. Research use only: not a medical device, not for diagnosis.**
+**Trained on {trained_on}. Research use only: not a medical device, not for diagnosis.**
 
 PatchFCN (a dilated residual trunk with a classification and a segmentation branch) in a compact variant: three
 neighbouring slices in two windows, {config.preprocessing.pixel_mm} mm pixels. It marks acute intracranial hemorrhage
 on non-contrast axial head CT. It does not tell subtypes apart, and says nothing of other findings.
 
-- Trained on: head CTs simulated by `ml.phantom`; no patient's data.
+- Trained on: {trained_on} (`ml.phantom`, `ml.training.backgrounds`); no patient's hemorrhage.
 - Made by: `{config.provenance.command}` (seed {config.provenance.seed}, commit {config.provenance.commit})
 - A pixel counts as hemorrhage from {point.pixel_prob:g}, an exam as positive from {point.exam_score:.3f}; lesions
   under {point.least_lesion_ml:g} mL are not reported.

@@ -4,6 +4,7 @@ resumes at a step sees what it would have seen, whatever the number of loader pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -87,11 +88,12 @@ class PatchBatches(Dataset[Step]):
 
     @property
     def bleed_free(self) -> list[ExamShard]:
-        """The exams without blood of the first pool."""
-        return [self.drawers[0].pool.exams[number] for number in self.drawers[0].bleed_free]
+        """The exams without blood of the first pool, each once."""
+        exams = [self.drawers[0].pool.exams[number] for number in self.drawers[0].bleed_free]
+        return list({exam.folder: exam for exam in exams}.values())
 
     def look_at(self, lures: Sequence[Lure]) -> None:
-        """From now on show these lures of the first pool, each as often as it weighs."""
+        """From now on show these lures of the first pool, each as often as it weighs and its exam is in the pool."""
         self.drawers[0].look_at(lures)
 
     def __len__(self) -> int:
@@ -190,7 +192,8 @@ class _Drawer:
     def look_at(self, lures: Sequence[Lure]) -> None:
         """See PatchBatches."""
         self._lures = list(lures)
-        self._reach = np.cumsum([lure.weight for lure in lures])
+        times = Counter(exam.folder.name for exam in self.pool.exams)
+        self._reach = np.cumsum([lure.weight * times[lure.exam] for lure in lures])
 
     def draw(self, rng: np.random.Generator, turn: int, *, around_blood: bool) -> Choice:
         """`turn` counts the draws from this pool."""

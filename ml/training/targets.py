@@ -81,6 +81,7 @@ class Pool:
     """Slices to draw from."""
 
     exams: Sequence[ExamShard]
+    """One that is here several times is drawn as many times as often."""
     targets: Targets
     whole: bool = False
     """The whole image is the patch (the image-slice oracle, paper section 2.3)."""

@@ -9,8 +9,8 @@ from ml.bundle import load_bundle
 from ml.evaluation.metrics import dsc
 from ml.inference.predictor import Predictor
 from ml.phantom import SimulatedExam, draw_spec, simulate
+from ml.training.paint import SHAPES, paint_bleeds
 from ml.volume import MaskArray, Volume
-from tests.painted import SHAPES, paint_bleeds
 from tests.real_heads import ge_head, injured_head
 
 FIRST_SEED = 3_000_000

@@ -9,8 +9,8 @@ import pytest
 from ml.inference.lesions import find_lesions, side_of
 from ml.inference.midline import find_midline
 from ml.prediction import Side
+from ml.training.paint import paint_bleeds
 from ml.volume import FloatArray, Geometry, Volume
-from tests.painted import paint_bleeds
 from tests.real_heads import ge_head, injured_head
 
 SHAPE = (24, 96, 96)

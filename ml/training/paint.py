@@ -2,6 +2,7 @@
 
 What a simulated head cannot tell is how a network takes a real one. Here the truth is known, and everything else was
 measured by a scanner. The shapes are plain, so figures on them are those of bleeds that are easy to outline.
+`ml.training.backgrounds` trains on such heads, `bench/real_heads.py` and tests look at others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ml.errors import DataError
 from ml.inference.brain import extract_brain
 from ml.prediction import Side
 from ml.volume import FloatArray, MaskArray, Volume
@@ -60,6 +62,7 @@ class Canvas:
     """A real head, measured once for all that is painted into it."""
 
     def __init__(self, volume: Volume) -> None:
+        """Raises DataError where the scan shows no brain."""
         self.volume = volume
         self.mm = float(np.mean(volume.geometry.pixel_spacing_mm))
         """Of a pixel, which is square."""
@@ -69,6 +72,8 @@ class Canvas:
         self.fluid = self.inside & (means > FLUID_HU[0]) & (means < FLUID_HU[1])
         areas = self.inside.sum(axis=(1, 2)) * self.mm**2
         wide = np.flatnonzero(areas > LEAST_AREA_MM2)
+        if not len(wide):
+            raise DataError("no slice shows enough brain to paint blood into")
         self.slices = wide[len(wide) // 8 : len(wide) - len(wide) // 8]
         """(n,) in which blood begins: those at both ends of the brain are left out."""
         heights = volume.geometry.offsets_mm[self.slices]
@@ -77,8 +82,10 @@ class Canvas:
 
     @cached_property
     def ventricles(self) -> MaskArray:
-        """(z, y, x) the largest piece of fluid deep in the brain."""
-        labels, _ = ndimage.label(self.fluid & (self.depth_mm > DEEP_MM))
+        """(z, y, x) the largest piece of fluid deep in the brain; nothing where there is none."""
+        labels, pieces = ndimage.label(self.fluid & (self.depth_mm > DEEP_MM))
+        if not pieces:
+            return np.zeros(labels.shape, dtype=np.bool_)
         return np.asarray(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
 
     def heights_mm(self, z: int) -> FloatArray:
@@ -135,7 +142,10 @@ def sulci(canvas: Canvas, place: Place) -> MaskArray:
 
 def ventricle(canvas: Canvas, place: Place) -> MaskArray:
     """Blood that has settled in the ventricles of a patient who lies on the back."""
-    level = np.quantile(np.nonzero(canvas.ventricles)[1], place.draw.uniform(0.3, 0.7))
+    share = place.draw.uniform(0.3, 0.7)
+    if not canvas.ventricles.any():
+        return canvas.ventricles
+    level = np.quantile(np.nonzero(canvas.ventricles)[1], share)
     rows = np.arange(canvas.volume.hu.shape[1])[None, :, None]
     return np.asarray(canvas.ventricles & (rows > level))
 
@@ -149,7 +159,10 @@ SHAPES: dict[str, Shape] = {"ball": ball, **LAYERS, "sulci": sulci, "ventricle":
 
 
 def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float = 0.3) -> Iterator[Painted]:
-    """`number` bleeds, the kinds by turns, left and right by turns; one that comes out smaller is drawn again."""
+    """`number` bleeds, the kinds by turns, left and right by turns; one that comes out smaller is drawn again.
+
+    Raises DataError where a kind of bleed finds no room.
+    """
     canvas = Canvas(volume)
     draw = np.random.default_rng(seed)
     names = list(SHAPES)
@@ -162,7 +175,7 @@ def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float 
             if volume.volume_ml(truth) >= least_ml:
                 break
         else:
-            raise ValueError(f"no {kind} of {least_ml} mL fits into this head")
+            raise DataError(f"no {kind} of {least_ml} mL fits into this head")
         side = Side.MIDLINE if kind == "ventricle" else Side.LEFT if place.side > 0 else Side.RIGHT
         yield Painted(kind, side, canvas.paint(truth, float(draw.uniform(*CLOT_HU))), truth)
 

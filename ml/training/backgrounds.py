@@ -1,0 +1,86 @@
+"""Real heads without hemorrhage as training exams: as they are, and with blood painted into them.
+
+A simulated head is not a real one in ways that nobody knows how to list; a real one brings all of them. Few are enough
+to show: what a network has learned of one head and its scanner, it has seen to hold on those of another
+(docs/training.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from ml.config import Preprocessing
+from ml.data.dicom_folder import FoundSeries, find_series
+from ml.data.exams import LabelledExam, patient_key
+from ml.data.series import read_volume
+from ml.data.shards import ExamShard, is_written, open_exam, write_exam
+from ml.errors import DataError
+from ml.labels import BLEED
+from ml.training.paint import paint_bleeds
+
+BLEEDS = 36
+"""Of every head: so many exams with one bleed each, every kind of `paint.SHAPES` as often."""
+CLEAN = 18
+"""How often a head stands among the exams as it is: half as often as with blood, and lures show it too."""
+SEED = 100
+"""Of the bleeds: others than those that `bench/real_heads.py` paints."""
+DATASET = "background"
+
+
+def make_backgrounds(
+    folder: Path, heads: Sequence[Path], config: Preprocessing, progress: Callable[[str], None]
+) -> list[ExamShard]:
+    """The exams of all `heads`, folders of DICOM with one head CT each, in which nothing bleeds.
+
+    What is not in `folder` yet is made; `progress` is told after each exam. The clean exam of a head is in the list
+    CLEAN times.
+
+    Raises:
+        UnreadableStudy: a folder holds no series that can be read.
+        DataError: a head that blood cannot be painted into.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    exams: list[ExamShard] = []
+    for head in heads:
+        found = find_series(head)
+        names = _names(found.series_instance_uid)
+        if not all(is_written(folder / name, config) for name in names):
+            _make(folder, names, found, config, progress)
+        else:
+            for name in names:
+                progress(name)
+        clean, *painted = [open_exam(folder / name) for name in names]
+        exams += [clean] * CLEAN + painted
+    return exams
+
+
+def exams_of(heads: Sequence[Path]) -> int:
+    """How many exams `make_backgrounds` writes."""
+    return len(heads) * (1 + BLEEDS)
+
+
+def _names(series_instance_uid: str) -> list[str]:
+    """Of a head's exams, the clean one first: they tell nothing of the patient."""
+    head = blake2b(series_instance_uid.encode(), digest_size=4).hexdigest()
+    return [f"{DATASET}-{head}-clean", *(f"{DATASET}-{head}-{number:02}" for number in range(BLEEDS))]
+
+
+def _make(
+    folder: Path, names: Sequence[str], found: FoundSeries, config: Preprocessing, progress: Callable[[str], None]
+) -> None:
+    volume = read_volume(found.paths)
+    patient = patient_key(DATASET, names[0])
+    nothing = np.zeros(volume.hu.shape, dtype=np.uint8)
+    write_exam(folder / names[0], LabelledExam(DATASET, names[0], patient, volume, nothing), config)
+    progress(names[0])
+    try:
+        for name, painted in zip(names[1:], paint_bleeds(volume, BLEEDS, seed=SEED), strict=True):
+            labels = np.where(painted.truth, np.uint8(BLEED), nothing)
+            write_exam(folder / name, LabelledExam(DATASET, name, patient, painted.volume, labels), config)
+            progress(name)
+    except DataError as error:
+        raise DataError(f"{error} (series {found.series_instance_uid}): a background shows a whole head") from error
