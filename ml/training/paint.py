@@ -30,6 +30,7 @@ EDGE_MM = 0.6
 """Sigma of the blur at the edge of the blood, in a slice."""
 NOISE_MM = 2.0
 """Sigma of the mean to which the noise is left standing."""
+BONY_HU, VISIBLE_GAIN_HU = 120.0, 5.0
 ATTEMPTS = 100
 """At a bleed that is large enough."""
 LEAST_AREA_MM2 = 8000.0
@@ -99,13 +100,16 @@ class Canvas:
         y, x = np.mgrid[: self.volume.hu.shape[1], : self.volume.hu.shape[2]]
         return (y - middle[0]) * self.mm, (x - middle[1]) * self.mm
 
-    def paint(self, blood: MaskArray, clot_hu: float) -> Volume:
-        """The head with that blood: as bright as clot, as noisy as it was; bone and calcification stay."""
+    def paint(self, blood: MaskArray, clot_hu: float) -> tuple[Volume, MaskArray]:
+        """The head with that blood, as bright as clot and as noisy as it was, and where it is seen.
+
+        Bone and calcification stay, and what is not brighter than before is no blood (as in `ml.phantom.scanner`).
+        """
         hu = self.volume.hu
         share = ndimage.gaussian_filter(blood.astype(np.float32), (0, EDGE_MM / self.mm, EDGE_MM / self.mm))
         means = ndimage.gaussian_filter(np.minimum(hu, clot_hu), (0, NOISE_MM / self.mm, NOISE_MM / self.mm))
-        lifted = hu + share * np.clip(clot_hu - means, 0.0, None) * (hu < 120)
-        return Volume(lifted.astype(np.float32), self.volume.geometry)
+        gain = share * np.clip(clot_hu - means, 0.0, None) * (hu < BONY_HU)
+        return Volume((hu + gain).astype(np.float32), self.volume.geometry), blood & (gain >= VISIBLE_GAIN_HU)
 
 
 def ball(canvas: Canvas, place: Place) -> MaskArray:
@@ -171,13 +175,13 @@ def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float 
         for _ in range(ATTEMPTS):
             slices = canvas.vault if kind in LAYERS else canvas.slices
             place = Place(int(draw.choice(slices)), 1 if one // len(names) % 2 else -1, draw)
-            truth = SHAPES[kind](canvas, place)
+            painted, truth = canvas.paint(SHAPES[kind](canvas, place), float(draw.uniform(*CLOT_HU)))
             if volume.volume_ml(truth) >= least_ml:
                 break
         else:
             raise DataError(f"no {kind} of {least_ml} mL fits into this head")
         side = Side.MIDLINE if kind == "ventricle" else Side.LEFT if place.side > 0 else Side.RIGHT
-        yield Painted(kind, side, canvas.paint(truth, float(draw.uniform(*CLOT_HU))), truth)
+        yield Painted(kind, side, painted, truth)
 
 
 def mean_by_kind(bleeds: list[Painted], values: npt.ArrayLike) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""Real heads as training exams. A simulated one stands for them here, written as DICOM as a scanner would."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml.config import COMPACT_PREPROCESSING
+from ml.errors import DataError, UnreadableStudy
+from ml.phantom import draw_spec, simulate
+from ml.phantom.dicom import write_series
+from ml.training import backgrounds
+from ml.training.backgrounds import CLEAN, exams_of, make_backgrounds
+from ml.training.paint import SHAPES, paint_bleeds
+from ml.training.shards import ExamShard
+from ml.volume import Volume
+from tests.dicom_factory import ct_series, write
+from tests.real_heads import ge_head, injured_head
+
+NAME = "Nobody^Particular"
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of DICOM without hemorrhage."""
+    folder = tmp_path_factory.mktemp("head")
+    write_series(simulate(draw_spec(21, institution="A", bleed=False), matrix=256), folder, patient_name=NAME)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bleed of each kind."""
+    monkeypatch.setattr(backgrounds, "BLEEDS", len(SHAPES))
+
+
+def make(folder: Path, heads: list[Path], told: list[str] | None = None) -> list[ExamShard]:
+    """The exams; `told` gets a line for each that was there or is there now."""
+    return make_backgrounds(folder, heads, COMPACT_PREPROCESSING, (told if told is not None else []).append)
+
+
+def test_a_head_is_shown_as_it_is_and_with_blood(head: Path, tmp_path: Path) -> None:
+    """Clean several times, then a bleed of each kind, whose pixels are labelled and brighter than without."""
+    told: list[str] = []
+    exams = make(tmp_path, [head], told)
+    clean, painted = exams[:CLEAN], exams[CLEAN:]
+    assert len({exam.folder for exam in clean}) == 1
+    assert not clean[0].blood.any()
+    assert len(painted) == len(SHAPES)
+    assert len(told) == exams_of([head]) == 1 + len(SHAPES)
+    for exam in painted:
+        blood = exam.blood == 1
+        assert blood.any()
+        assert np.mean(exam.hu[blood]) > np.mean(clean[0].hu[blood]) + 10
+        assert np.array_equal(exam.hu[blood.sum(axis=(1, 2)) == 0], clean[0].hu[blood.sum(axis=(1, 2)) == 0])
+
+
+def test_a_head_is_painted_once(head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run finds the exams; one that was stopped makes them anew, the same."""
+    first = make(tmp_path, [head])
+    kept = [np.array(exam.blood) for exam in first]
+    (first[-1].folder / "exam.json").unlink()
+    again = make(tmp_path, [head])
+    assert all(np.array_equal(exam.blood, blood) for exam, blood in zip(again, kept, strict=True))
+    monkeypatch.setattr(backgrounds, "read_volume", lambda _: pytest.fail("read again"))
+    assert [exam.exam for exam in make(tmp_path, [head])] == [exam.exam for exam in first]
+
+
+def test_what_is_kept_names_no_patient(head: Path, tmp_path: Path) -> None:
+    """Neither in the folders' names nor in what is written about the exams."""
+    exams = make(tmp_path, [head])
+    texts = [path.name for path in tmp_path.rglob("*")] + [(exam.folder / "exam.json").read_text() for exam in exams]
+    assert not any(word in text for text in texts for word in NAME.split("^"))
+
+
+def test_a_scan_that_shows_no_head_is_refused(tmp_path: Path) -> None:
+    """With its series, and what is wanted instead; so is a folder without images."""
+    write(ct_series(slices=6), tmp_path / "ct")
+    with pytest.raises(DataError, match=r"brain .* a background shows a whole head"):
+        make(tmp_path / "shards", [tmp_path / "ct"])
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UnreadableStudy):
+        make(tmp_path / "shards", [tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize("read", [ge_head, injured_head], ids=["GE", "injured"])
+def test_every_kind_of_bleed_fits_into_a_real_head(read: Callable[[], Volume]) -> None:
+    """It only adds, and nothing to bone."""
+    volume = read()
+    for painted in paint_bleeds(volume, len(SHAPES), seed=backgrounds.SEED):
+        lifted = painted.volume.hu - volume.hu
+        assert lifted.min() >= 0
+        assert not lifted[volume.hu >= 120].any()
+        assert painted.truth.any()
+        assert np.median(lifted[painted.truth]) > 10
