@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ml.config import COMPACT_PREPROCESSING
+from ml.data.series import read_volume
 from ml.errors import DataError, UnreadableStudy
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_series
@@ -50,10 +51,10 @@ def test_a_head_is_shown_as_it_is_and_with_blood(head: Path, tmp_path: Path) -> 
     assert len(painted) == len(SHAPES)
     assert len(told) == exams_of([head]) == 1 + len(SHAPES)
     for exam in painted:
-        blood = exam.blood == 1
+        blood, gain = exam.blood == 1, exam.hu - clean[0].hu
         assert blood.any()
-        assert np.mean(exam.hu[blood]) > np.mean(clean[0].hu[blood]) + 10
-        assert np.array_equal(exam.hu[blood.sum(axis=(1, 2)) == 0], clean[0].hu[blood.sum(axis=(1, 2)) == 0])
+        assert np.median(gain[blood]) > 5
+        assert np.mean(gain[~blood.any(axis=(1, 2))] >= 5) < 1e-4
 
 
 def test_a_head_is_painted_once(head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,22 +76,31 @@ def test_what_is_kept_names_no_patient(head: Path, tmp_path: Path) -> None:
 
 
 def test_a_scan_that_shows_no_head_is_refused(tmp_path: Path) -> None:
-    """With its series, and what is wanted instead; so is a folder without images."""
-    write(ct_series(slices=6), tmp_path / "ct")
-    with pytest.raises(DataError, match=r"brain .* a background shows a whole head"):
-        make(tmp_path / "shards", [tmp_path / "ct"])
+    """A piece of bone and an empty folder cannot be read, a phantom without sulci cannot be painted into."""
+    y, x = np.mgrid[:64, :64] - 32
+    write(ct_series(pixels=lambda _: np.where(np.hypot(y, x) < 20, 500, -1000)), tmp_path / "bone")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(UnreadableStudy):
-        make(tmp_path / "shards", [tmp_path / "nothing"])
+    for name in ("bone", "nothing"):
+        with pytest.raises(UnreadableStudy):
+            make(tmp_path / "shards", [tmp_path / name])
+    write(ct_series(), tmp_path / "phantom")
+    with pytest.raises(DataError, match=r"no sulci .*: a background shows a whole head"):
+        make(tmp_path / "shards", [tmp_path / "phantom"])
+
+
+def test_there_is_nothing_to_paint_into_without_a_brain(head: Path) -> None:
+    """Air alone."""
+    volume = read_volume(sorted(head.iterdir()))
+    with pytest.raises(DataError, match="enough brain"):
+        next(paint_bleeds(Volume(np.full_like(volume.hu, -1000), volume.geometry), 1))
 
 
 @pytest.mark.parametrize("read", [ge_head, injured_head], ids=["GE", "injured"])
 def test_every_kind_of_bleed_fits_into_a_real_head(read: Callable[[], Volume]) -> None:
-    """It only adds, and nothing to bone."""
+    """It only adds, and nothing to bone; blood is where it can be seen."""
     volume = read()
     for painted in paint_bleeds(volume, len(SHAPES), seed=backgrounds.SEED):
         lifted = painted.volume.hu - volume.hu
         assert lifted.min() >= 0
         assert not lifted[volume.hu >= 120].any()
-        assert painted.truth.any()
-        assert np.median(lifted[painted.truth]) > 10
+        assert lifted[painted.truth].min() > 4.9

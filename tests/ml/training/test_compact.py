@@ -1,6 +1,7 @@
 """The default bundle's making, from simulated exams to a folder that the node can load."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from ml.bundle import load_bundle
 from ml.config import COMPACT_PREPROCESSING
 from ml.errors import TrainingError
-from ml.phantom import draw_spec
-from ml.training import compact
+from ml.phantom import draw_spec, simulate
+from ml.phantom.dicom import write_series
+from ml.training import backgrounds, compact
 from ml.training.calibration import EXAM_POINT
 from ml.training.compact import TRAINED, CompactRun, Finish, finish, mean_weights, train_compact
 from ml.training.recipe import Machine
@@ -94,6 +96,31 @@ def test_a_training_may_end_before_its_learning_rate_fell(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_bundle_says_that_real_heads_were_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run that painted into them, and every later one that starts from its weights."""
+    place_shards(tmp_path)
+    monkeypatch.setattr(backgrounds, "BLEEDS", 1)
+    monkeypatch.setattr(compact, "INSTITUTIONS", ("A",))
+    monkeypatch.setattr(compact, "VALIDATION_SEEDS_FROM", 1_000_001)  # as below
+    head = tmp_path / "head"
+    write_series(simulate(draw_spec(21, institution="A", bleed=False), matrix=128), head)
+
+    def stage(*_: object) -> Callable[[str], None]:
+        return lambda _: None
+
+    def card_of(run: CompactRun) -> str:
+        train_compact(run, stage)
+        assert compact._load_trained(run.out)[2].data == compact.WITH_BACKGROUNDS
+        finish(run.out, Finish(2, 2, 128, 0, "cpu"), stage)
+        return (run.out / "bundle" / "CARD.md").read_text()
+
+    first = compact_run(tmp_path, exams=2, backgrounds=(head,))
+    assert "Trained on simulated scans, and on scans of real heads" in card_of(first)
+    later = replace(compact_run(tmp_path, exams=2, start_from=first.out / "bundle"), out=tmp_path / "later")
+    assert "Trained on simulated scans, and on scans of real heads" in card_of(later)
+
+
+@pytest.mark.slow
 def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds, the second with lures, then calibrated and tested: it loads, and tells how it was made."""
     place_shards(tmp_path)
@@ -116,4 +143,6 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert bundle.config.operating_point.exam_score == EXAM_POINT
     assert stages[:4] == ["simulating exams", "training to 1", "lures at 1", "training to 2"]
     assert stages[4:] == ["calibrating", "testing on A"]
-    assert "Each has heads of its own" in (run.out / "bundle" / "CARD.md").read_text()
+    card = (run.out / "bundle" / "CARD.md").read_text()
+    assert "Each has heads of its own" in card
+    assert "Trained on simulated scans only" in card

@@ -79,3 +79,29 @@ def test_half_of_the_patches_without_blood_show_lures(exams: list[ExamShard], fr
 
     assert share([]) < 0.3
     assert share(found(free)) > share([]) + 0.2
+
+
+def test_an_exam_that_is_there_twice_is_drawn_twice_as_often(exams: list[ExamShard], free: list[ExamShard]) -> None:
+    """Among exams and among lures; it is looked through once."""
+    bleeding = [exam for exam in exams if len(exam.positive_slices)]
+    batches = PatchBatches(
+        [Pool([*bleeding, free[0], free[0], free[0], free[1]], LABELS)],
+        TINY_PREPROCESSING,
+        sampling=Sampling(batch=8, patch=32, positive=0.0, bleed_free=1.0),
+        augmentation=Augmentation(),
+        seed=1,
+        steps=1,
+    )
+    assert [exam.exam for exam in batches.bleed_free] == [exam.exam for exam in free]
+    drawer, rng = batches.drawers[0], np.random.default_rng(0)
+
+    def share() -> float:
+        drawn = [drawer.draw(rng, turn, around_blood=False).exam for turn in range(1000)]
+        return float(np.mean([exam.exam == free[0].exam for exam in drawn]))
+
+    assert share() == pytest.approx(0.75, abs=0.05)
+    batches.look_at([Lure(one.folder.name, index=1, v=5, u=6, weight=2.0) for one in free])
+    assert share() == pytest.approx(0.75, abs=0.05)
+    drawn = [drawer.draw(rng, turn, around_blood=False) for turn in range(1000)]
+    lured = [choice.exam.exam == free[0].exam for choice in drawn if choice.spot is not None]
+    assert np.mean(lured) == pytest.approx(0.75, abs=0.06)
