@@ -297,7 +297,7 @@ def _print_finding(summary: dict[str, Any], study: StudyToSend, out: Path) -> No
     truth = f" (simulated truth {study.truth_ml:.1f} mL)" if study.truth_ml is not None else ""
     console.print(f"exam probability  {summary['exam_probability']:.3f}")
     console.print(f"hemorrhage        {summary['hemorrhage_ml']:.1f} mL{truth}")
-    console.print(f"bundle            {summary['bundle']}: trained on simulated scans, research use only")
+    console.print(f"bundle            {summary['bundle']}: research use only, what it was trained on is in its card")
     console.print("seconds           " + ", ".join(f"{stage} {s:.2f}" for stage, s in summary["seconds"].items()))
     console.print(
         f"files             {', '.join(str(out / n) for n in ('seg.dcm', 'sr.dcm', 'overlay.png', 'summary.json'))}"

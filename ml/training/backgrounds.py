@@ -7,20 +7,21 @@ to show: what a network has learned of one head and its scanner, it has seen to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from ml.config import Preprocessing
-from ml.data.dicom_folder import FoundSeries, find_series
+from ml.data.dicom_folder import find_series
 from ml.data.exams import LabelledExam, patient_key
 from ml.data.series import read_volume
 from ml.data.shards import ExamShard, is_written, open_exam, write_exam
-from ml.errors import DataError
+from ml.errors import DataError, UnreadableStudy
 from ml.labels import BLEED
 from ml.training.paint import paint_bleeds
+from ml.volume import Volume
 
 BLEEDS = 36
 """Of every head: so many exams with one bleed each, every kind of `paint.SHAPES` as often."""
@@ -40,20 +41,17 @@ def make_backgrounds(
     CLEAN times.
 
     Raises:
-        UnreadableStudy: a folder holds no series that can be read.
-        DataError: a head that blood cannot be painted into.
+        DataError: a folder holds no head CT that can be read, or none that blood can be painted into.
     """
     folder.mkdir(parents=True, exist_ok=True)
     exams: list[ExamShard] = []
-    for head in heads:
-        found = find_series(head)
-        names = _names(found.series_instance_uid)
-        if not all(is_written(folder / name, config) for name in names):
-            _make(folder, names, found, config, progress)
-        else:
-            for name in names:
-                progress(name)
-        clean, *painted = [open_exam(folder / name) for name in names]
+    for number, head in enumerate(heads, start=1):
+        try:
+            clean, *painted = _exams(folder, head, config, progress)
+        except (UnreadableStudy, DataError) as error:  # by its number: a folder may have a patient's name
+            raise DataError(
+                f"background {number} of {len(heads)} is of no use: {error} Give a head CT that shows the whole brain"
+            ) from error
         exams += [clean] * CLEAN + painted
     return exams
 
@@ -69,18 +67,24 @@ def _names(series_instance_uid: str) -> list[str]:
     return [f"{DATASET}-{head}-clean", *(f"{DATASET}-{head}-{number:02}" for number in range(BLEEDS))]
 
 
-def _make(
-    folder: Path, names: Sequence[str], found: FoundSeries, config: Preprocessing, progress: Callable[[str], None]
-) -> None:
-    volume = read_volume(found.paths)
-    patient = patient_key(DATASET, names[0])
-    nothing = np.zeros(volume.hu.shape, dtype=np.uint8)
-    write_exam(folder / names[0], LabelledExam(DATASET, names[0], patient, volume, nothing), config)
-    progress(names[0])
-    try:
-        for name, painted in zip(names[1:], paint_bleeds(volume, BLEEDS, seed=SEED), strict=True):
-            labels = np.where(painted.truth, np.uint8(BLEED), nothing)
-            write_exam(folder / name, LabelledExam(DATASET, name, patient, painted.volume, labels), config)
+def _exams(folder: Path, head: Path, config: Preprocessing, progress: Callable[[str], None]) -> list[ExamShard]:
+    """Of one head, the clean one first."""
+    found = find_series(head)
+    names = _names(found.series_instance_uid)
+    if not all(is_written(folder / name, config) for name in names):
+        volume = read_volume(found.paths)
+        for name, exam in zip(names, _painted(names, volume), strict=True):
+            write_exam(folder / name, exam, config)
             progress(name)
-    except DataError as error:
-        raise DataError(f"{error} (series {found.series_instance_uid}): a background shows a whole head") from error
+    else:
+        for name in names:
+            progress(name)
+    return [open_exam(folder / name) for name in names]
+
+
+def _painted(names: Sequence[str], volume: Volume) -> Iterator[LabelledExam]:
+    patient, nothing = patient_key(DATASET, names[0]), np.zeros(volume.hu.shape, dtype=np.uint8)
+    yield LabelledExam(DATASET, names[0], patient, volume, nothing)
+    for name, painted in zip(names[1:], paint_bleeds(volume, BLEEDS, seed=SEED), strict=True):
+        labels = np.where(painted.truth, np.uint8(BLEED), nothing)
+        yield LabelledExam(DATASET, name, patient, painted.volume, labels)

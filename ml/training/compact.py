@@ -28,7 +28,7 @@ from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Recipe, Span
 from ml.training.sampler import PatchBatches
-from ml.training.shards import LAYERS_FROM, MASSES_FROM, SIMULATED, make_shards, open_shards
+from ml.training.shards import LAYERS_FROM, MASSES_FROM, SIMULATED, ExamShard, make_shards, open_shards
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
@@ -109,20 +109,20 @@ class Finish:
 def train_compact(run: CompactRun, stage: Stage) -> None:
     """Simulate and train; the weights are then in `<out>/trained.safetensors`."""
     config = COMPACT_PREPROCESSING
+    painted: list[ExamShard] = []
+    if run.backgrounds:  # first: a head that is of no use is told before hours of simulating
+        tell = stage("painting into heads", exams_of(run.backgrounds))
+        painted = make_backgrounds(run.shards, run.backgrounds, config, tell)
     tell = stage("simulating exams", len(run.seeds))
     for seed in make_shards(run.shards, run.seeds, config, workers=run.workers, matrix=run.matrix):
         tell(f"seed {seed}")
-    exams = open_shards(run.shards, run.seeds)
-    if run.backgrounds:
-        tell = stage("painting into heads", exams_of(run.backgrounds))
-        exams += make_backgrounds(run.shards, run.backgrounds, config, tell)
     recipe = replace(
         COMPACT_RECIPE,
         learning_rate=run.learning_rate,
         sampling=replace(COMPACT_RECIPE.sampling, batch=run.batch),
     )
     batches = PatchBatches(
-        [Pool(exams, LABELS)],
+        [Pool([*open_shards(run.shards, run.seeds), *painted], LABELS)],
         config,
         sampling=recipe.sampling,
         augmentation=recipe.augmentation,

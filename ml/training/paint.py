@@ -74,7 +74,7 @@ class Canvas:
         areas = self.inside.sum(axis=(1, 2)) * self.mm**2
         wide = np.flatnonzero(areas > LEAST_AREA_MM2)
         if not len(wide):
-            raise DataError("no slice shows enough brain to paint blood into")
+            raise DataError("no slice shows enough brain.")
         self.slices = wide[len(wide) // 8 : len(wide) - len(wide) // 8]
         """(n,) in which blood begins: those at both ends of the brain are left out."""
         heights = volume.geometry.offsets_mm[self.slices]
@@ -179,7 +179,7 @@ def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float 
             if volume.volume_ml(truth) >= least_ml:
                 break
         else:
-            raise DataError(f"no {kind} of {least_ml} mL fits into this head")
+            raise DataError(f"no {kind} of {least_ml} mL fits into it.")
         side = Side.MIDLINE if kind == "ventricle" else Side.LEFT if place.side > 0 else Side.RIGHT
         yield Painted(kind, side, painted, truth)
 

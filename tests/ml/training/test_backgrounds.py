@@ -8,7 +8,7 @@ import pytest
 
 from ml.config import COMPACT_PREPROCESSING
 from ml.data.series import read_volume
-from ml.errors import DataError, UnreadableStudy
+from ml.errors import DataError
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_series
 from ml.training import backgrounds
@@ -75,17 +75,15 @@ def test_what_is_kept_names_no_patient(head: Path, tmp_path: Path) -> None:
     assert not any(word in text for text in texts for word in NAME.split("^"))
 
 
-def test_a_scan_that_shows_no_head_is_refused(tmp_path: Path) -> None:
+def test_a_scan_that_shows_no_head_is_refused(head: Path, tmp_path: Path) -> None:
     """A piece of bone and an empty folder cannot be read, a phantom without sulci cannot be painted into."""
     y, x = np.mgrid[:64, :64] - 32
     write(ct_series(pixels=lambda _: np.where(np.hypot(y, x) < 20, 500, -1000)), tmp_path / "bone")
     (tmp_path / "nothing").mkdir()
-    for name in ("bone", "nothing"):
-        with pytest.raises(UnreadableStudy):
-            make(tmp_path / "shards", [tmp_path / name])
     write(ct_series(), tmp_path / "phantom")
-    with pytest.raises(DataError, match=r"no sulci .*: a background shows a whole head"):
-        make(tmp_path / "shards", [tmp_path / "phantom"])
+    for name, why in (("bone", "do not show a head"), ("nothing", "no image"), ("phantom", "no sulci of 0.3 mL fits")):
+        with pytest.raises(DataError, match=rf"background 2 of 2 is of no use: .*{why}.*\. Give a head CT"):
+            make(tmp_path / "shards", [head, tmp_path / name])
 
 
 def test_there_is_nothing_to_paint_into_without_a_brain(head: Path) -> None:
