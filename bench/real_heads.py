@@ -4,7 +4,8 @@
 
 The heads have no hemorrhage (tests/real_heads.py); one is also read in thicker slices. The bleeds are of plain shapes
 (ml/training/paint.py), every kind as often, left and right by turns. DSC is of the map at the bundle's pixel threshold,
-before the exam is called. These are two heads: enough to see that something is wrong, not for a figure of accuracy.
+before the exam is called. These are two heads: enough to see that something is wrong, not for a figure of accuracy. The
+shipped bundle was trained on the GE head (docs/training.md).
 """
 
 from __future__ import annotations

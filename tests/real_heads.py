@@ -1,7 +1,8 @@
 """Two real heads without hemorrhage, of two scanners, for tests and benchmarks that must not rest on simulation alone.
 
 They are no part of this project: one lies beside the checkout, one is in an example of Debian's archive (`make peers`).
-Where one is missing, its tests are skipped.
+Where one is missing, its tests are skipped. The shipped bundle was trained on the GE head, with other blood in it than
+tests and benchmarks paint; it was not trained on the injured one.
 """
 
 from __future__ import annotations

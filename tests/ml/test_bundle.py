@@ -9,6 +9,7 @@ from pydicom.uid import UID
 
 from ml.bundle import BUNDLES, SIZE_LIMIT_BYTES, Bundle, BundleConfig, load_bundle, write_bundle
 from ml.errors import BundleError
+from ml.training.compact import TRAINED_ON
 
 
 @pytest.fixture
@@ -104,6 +105,6 @@ def test_the_shipped_bundle_is_small_and_says_what_it_is() -> None:
     files = list(folder.iterdir())
     assert sum(path.stat().st_size for path in files) <= SIZE_LIMIT_BYTES
     card = (folder / "CARD.md").read_text()
-    assert "simulated" in card
+    assert f"Trained on {TRAINED_ON[bundle.config.provenance.data]}" in card
+    assert "real heads without hemorrhage" in card
     assert "Research use only" in card
-    assert bundle.config.provenance.data == "simulated"
