@@ -1,8 +1,7 @@
 """Real heads without hemorrhage as training exams: as they are, and with blood painted into them.
 
-A simulated head is not a real one in ways that nobody knows how to list; a real one brings all of them. Few are enough
-to show: what a network has learned of one head and its scanner, it has seen to hold on those of another
-(docs/training.md).
+A simulated head is not a real one in ways that nobody can list; a real one brings all of them. One is enough to tell:
+what a network learned of one head and its scanner held on another head and scanner (docs/training.md).
 """
 
 from __future__ import annotations

@@ -131,16 +131,20 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
     )
     torch.manual_seed(run.seed)
     network = PatchFcn(COMPACT)
-    command, data = run.command, WITH_BACKGROUNDS if run.backgrounds else SIMULATED
+    command, data = run.command, {WITH_BACKGROUNDS if run.backgrounds else SIMULATED}
     if run.start_from is not None:
         base = load_bundle(run.start_from)
         network.load_state_dict(base.weights)
         command = f"{base.config.provenance.command} && {command}"
-        data = WITH_BACKGROUNDS if base.config.provenance.data == WITH_BACKGROUNDS else data
+        data.add(base.config.provenance.data)
     weights = _train_in_rounds(run, recipe, network, batches, stage)
     if run.average_with is not None:
-        weights = mean_weights(weights, load_bundle(run.average_with).weights)
-    provenance = Provenance(data, command, run.seed, present_commit(), run.end)
+        other = load_bundle(run.average_with)
+        weights = mean_weights(weights, other.weights)
+        data.add(other.config.provenance.data)
+    if WITH_BACKGROUNDS in data:
+        data -= {SIMULATED}
+    provenance = Provenance(" and ".join(sorted(data)), command, run.seed, present_commit(), run.end)
     facts = {"version": run.version, "provenance": json.dumps(asdict(provenance))}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, run.out / TRAINED, metadata=facts)
 

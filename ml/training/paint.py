@@ -30,7 +30,10 @@ EDGE_MM = 0.6
 """Sigma of the blur at the edge of the blood, in a slice."""
 NOISE_MM = 2.0
 """Sigma of the mean to which the noise is left standing."""
-BONY_HU, VISIBLE_GAIN_HU = 120.0, 5.0
+BONY_HU = 120.0
+"""From here on nothing is painted over."""
+VISIBLE_GAIN_HU = 5.0
+"""By which blood outshines what was there; with less it is no blood to be seen."""
 ATTEMPTS = 100
 """At a bleed that is large enough."""
 LEAST_AREA_MM2 = 8000.0

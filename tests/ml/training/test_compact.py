@@ -97,7 +97,7 @@ def test_a_training_may_end_before_its_learning_rate_fell(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_bundle_says_that_real_heads_were_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run that painted into them, and every later one that starts from its weights."""
+    """The run that painted into them, and every later one that starts from its weights or takes the mean with them."""
     place_shards(tmp_path)
     monkeypatch.setattr(backgrounds, "BLEEDS", 1)
     monkeypatch.setattr(compact, "INSTITUTIONS", ("A",))
@@ -108,16 +108,14 @@ def test_a_bundle_says_that_real_heads_were_trained_on(tmp_path: Path, monkeypat
     def stage(*_: object) -> Callable[[str], None]:
         return lambda _: None
 
-    def card_of(run: CompactRun) -> str:
-        train_compact(run, stage)
-        assert compact._load_trained(run.out)[2].data == compact.WITH_BACKGROUNDS
-        finish(run.out, Finish(2, 2, 128, 0, "cpu"), stage)
-        return (run.out / "bundle" / "CARD.md").read_text()
-
     first = compact_run(tmp_path, exams=2, backgrounds=(head,))
-    assert "Trained on simulated scans, and on scans of real heads" in card_of(first)
-    later = replace(compact_run(tmp_path, exams=2, start_from=first.out / "bundle"), out=tmp_path / "later")
-    assert "Trained on simulated scans, and on scans of real heads" in card_of(later)
+    train_compact(first, stage)
+    finish(first.out, Finish(2, 2, 128, 0, "cpu"), stage)
+    assert "Trained on simulated scans, and on scans of real heads" in (first.out / "bundle" / "CARD.md").read_text()
+    for base in ("start_from", "average_with"):
+        later = replace(compact_run(tmp_path, exams=2, **{base: first.out / "bundle"}), out=tmp_path / base)
+        train_compact(later, stage)
+        assert compact._load_trained(later.out)[2].data == compact.WITH_BACKGROUNDS
 
 
 @pytest.mark.slow
