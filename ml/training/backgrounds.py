@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,7 @@ def make_backgrounds(
         try:
             clean, *painted = _exams(folder, head, config, progress)
         except (UnreadableStudy, DataError) as error:  # by its number: a folder may have a patient's name
-            raise DataError(
-                f"background {number} of {len(heads)} is of no use: {error} Give a head CT that shows the whole brain"
-            ) from error
+            raise DataError(f"background {number} of {len(heads)}: {error}") from error
         exams += [clean] * CLEAN + painted
     return exams
 
@@ -70,14 +69,13 @@ def _exams(folder: Path, head: Path, config: Preprocessing, progress: Callable[[
     """Of one head, the clean one first."""
     found = find_series(head)
     names = _names(found.series_instance_uid)
+    exams: Iterator[LabelledExam | None] = repeat(None, len(names))
     if not all(is_written(folder / name, config) for name in names):
-        volume = read_volume(found.paths)
-        for name, exam in zip(names, _painted(names, volume), strict=True):
+        exams = _painted(names, read_volume(found.paths))
+    for name, exam in zip(names, exams, strict=True):
+        if exam is not None:
             write_exam(folder / name, exam, config)
-            progress(name)
-    else:
-        for name in names:
-            progress(name)
+        progress(name)
     return [open_exam(folder / name) for name in names]
 
 

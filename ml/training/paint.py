@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from ml.errors import DataError
 from ml.inference.brain import extract_brain
+from ml.phantom.scanner import VISIBLE_GAIN_HU
 from ml.prediction import Side
 from ml.volume import FloatArray, MaskArray, Volume
 
@@ -30,10 +31,8 @@ EDGE_MM = 0.6
 """Sigma of the blur at the edge of the blood, in a slice."""
 NOISE_MM = 2.0
 """Sigma of the mean to which the noise is left standing."""
-BONY_HU = 120.0
-"""From here on nothing is painted over."""
-VISIBLE_GAIN_HU = 5.0
-"""By which blood outshines what was there; with less it is no blood to be seen."""
+PAINTED_BELOW_HU = 120.0
+"""A voxel of soft tissue is below it, noise and all; bone and calcification are not painted over."""
 ATTEMPTS = 100
 """At a bleed that is large enough."""
 LEAST_AREA_MM2 = 8000.0
@@ -77,7 +76,7 @@ class Canvas:
         areas = self.inside.sum(axis=(1, 2)) * self.mm**2
         wide = np.flatnonzero(areas > LEAST_AREA_MM2)
         if not len(wide):
-            raise DataError("no slice shows enough brain.")
+            raise DataError("no slice shows enough brain to paint into: give a head CT that shows the whole brain")
         self.slices = wide[len(wide) // 8 : len(wide) - len(wide) // 8]
         """(n,) in which blood begins: those at both ends of the brain are left out."""
         heights = volume.geometry.offsets_mm[self.slices]
@@ -108,11 +107,14 @@ class Canvas:
 
         Bone and calcification stay, and what is not brighter than before is no blood (as in `ml.phantom.scanner`).
         """
-        hu = self.volume.hu
-        share = ndimage.gaussian_filter(blood.astype(np.float32), (0, EDGE_MM / self.mm, EDGE_MM / self.mm))
+        shown = blood.any(axis=(1, 2))  # the other slices stay as they are
+        hu, drawn = self.volume.hu[shown], blood[shown]
+        share = ndimage.gaussian_filter(drawn.astype(np.float32), (0, EDGE_MM / self.mm, EDGE_MM / self.mm))
         means = ndimage.gaussian_filter(np.minimum(hu, clot_hu), (0, NOISE_MM / self.mm, NOISE_MM / self.mm))
-        gain = share * np.clip(clot_hu - means, 0.0, None) * (hu < BONY_HU)
-        return Volume((hu + gain).astype(np.float32), self.volume.geometry), blood & (gain >= VISIBLE_GAIN_HU)
+        gain = share * np.clip(clot_hu - means, 0.0, None) * (hu < PAINTED_BELOW_HU)
+        painted, seen = self.volume.hu.astype(np.float32), np.zeros_like(blood)
+        painted[shown], seen[shown] = hu + gain, drawn & (gain >= VISIBLE_GAIN_HU)
+        return Volume(painted, self.volume.geometry), seen
 
 
 def ball(canvas: Canvas, place: Place) -> MaskArray:
@@ -182,7 +184,7 @@ def paint_bleeds(volume: Volume, number: int, *, seed: int = 5, least_ml: float 
             if volume.volume_ml(truth) >= least_ml:
                 break
         else:
-            raise DataError(f"no {kind} of {least_ml} mL fits into it.")
+            raise DataError(f"no {kind} of {least_ml} mL fits into this head: give a CT that shows the whole brain")
         side = Side.MIDLINE if kind == "ventricle" else Side.LEFT if place.side > 0 else Side.RIGHT
         yield Painted(kind, side, painted, truth)
 

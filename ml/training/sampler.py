@@ -153,8 +153,9 @@ class PatchBatches(Dataset[Step]):
         step = 1 if choice.around_blood else 8
         shown = target_vu == 1 if choice.around_blood else hu_vu[::step, ::step] > TISSUE_HU
         spots = np.flatnonzero(shown)
-        spot = spots[rng.integers(len(spots))] if len(spots) else shown.size // 2 + shown.shape[1] // 2
-        centre = step * np.array(divmod(int(spot), shown.shape[1]), dtype=np.float64)
+        middle = (shown.shape[0] // 2, shown.shape[1] // 2)
+        spot = divmod(int(spots[rng.integers(len(spots))]), shown.shape[1]) if len(spots) else middle
+        centre = step * np.array(spot, dtype=np.float64)
         return np.asarray(centre + jitter if choice.around_blood else centre, dtype=np.float64)
 
 

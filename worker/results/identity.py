@@ -97,7 +97,7 @@ def decoded_element(ds: Dataset, keyword: str) -> DataElement | None:
             return ds[tag]
         return convert_raw_data_element(element, encoding=_encodings(ds), ds=ds)
     except (ValueError, TypeError, OverflowError, KeyError, NotImplementedError):
-        return None  # a number or date that is none
+        return None  # a number or date that is none; NotImplementedError is pydicom's for a VR that it does not know
 
 
 def raw_text(ds: Dataset, keyword: str) -> RawDataElement | None:

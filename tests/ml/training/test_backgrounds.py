@@ -82,7 +82,7 @@ def test_a_scan_that_shows_no_head_is_refused(head: Path, tmp_path: Path) -> Non
     (tmp_path / "nothing").mkdir()
     write(ct_series(), tmp_path / "phantom")
     for name, why in (("bone", "do not show a head"), ("nothing", "no image"), ("phantom", "no sulci of 0.3 mL fits")):
-        with pytest.raises(DataError, match=rf"background 2 of 2 is of no use: .*{why}.*\. Give a head CT"):
+        with pytest.raises(DataError, match=rf"background 2 of 2: .*{why}"):
             make(tmp_path / "shards", [head, tmp_path / name])
 
 

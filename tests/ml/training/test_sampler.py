@@ -8,7 +8,7 @@ from ml.inference.preprocessing import to_channels
 from ml.labels import IGNORE
 from ml.training.augmentation import Augmentation
 from ml.training.recipe import Sampling
-from ml.training.sampler import Batch, PatchBatches, to_images
+from ml.training.sampler import Batch, Choice, PatchBatches, to_images
 from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, ImageLabels, Pool
 from tests.ml.conftest import TINY_PREPROCESSING
@@ -125,3 +125,16 @@ def test_training_needs_exams_of_both_kinds(exams: list[ExamShard]) -> None:
     """Said at the start, not by a crash at some step."""
     with pytest.raises(ValueError, match="with and without"):
         batches(exams[::2])
+
+
+@pytest.mark.parametrize("size", [64, 72])
+@pytest.mark.parametrize("around_blood", [False, True])
+def test_a_slice_that_shows_nothing_is_shown_in_its_middle(
+    exams: list[ExamShard], size: int, *, around_blood: bool
+) -> None:
+    """Air alone, or a bleeding slice whose pixels are ignored; an odd number of places to look at included."""
+    choice = Choice(exams[0], 0, around_blood=around_blood)
+    drawn = draw([Pool(exams, LABELS)], SAMPLING)
+    air, nothing = np.full((size, size), -1000, dtype=np.int16), np.zeros((size, size), dtype=np.uint8)
+    centre = drawn._centre(choice, air, nothing, np.zeros(2), np.random.default_rng(0))
+    assert np.abs(centre - size / 2).max() <= 4
