@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from ml.bundle import Bundle, load_bundle, write_bundle
@@ -31,11 +30,12 @@ from ml.inference.engines import engine_name
 from ml.inference.predictor import Predictor
 from ml.progress import errors, stages
 from ml.provenance import present_command, present_commit
+from ml.self_training.cli import LoaderWorkers, make_machine
 from ml.self_training.cli import register as register_self_training
 from ml.study.cli import make_study
 from ml.study.cli import register as register_study
 from ml.training.compact import TEST_SEEDS_FROM, CompactRun, Finish, card, finish, held_out_metrics, train_compact
-from ml.training.recipe import COMPACT_RECIPE, Machine, PrecisionName
+from ml.training.recipe import COMPACT_RECIPE, PrecisionName
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
@@ -92,7 +92,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
     matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
-    loader_workers: Annotated[int, typer.Option(min=0, help="Processes that make patches; 0 for this one.")] = 1,
+    loader_workers: LoaderWorkers = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the training process.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[PrecisionName, typer.Option(help="bfloat16 needs AVX-512 BF16 or a GPU.")] = "float32",
@@ -103,7 +103,6 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     finished: Annotated[bool, typer.Option("--finish/--no-finish", help="Calibrate, test, write the bundle.")] = True,
 ) -> None:
     """Make the default bundle: simulate exams, train, calibrate, test, write. Stop and rerun at any moment."""
-    torch.set_num_threads(threads)
     device = choose_device(device)
     run = CompactRun(
         out=out,
@@ -113,7 +112,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         steps=steps,
         batch=batch,
         learning_rate=learning_rate,
-        machine=Machine(device=device, loader_workers=loader_workers, precision=precision),
+        machine=make_machine(device, precision, loader_workers, threads=threads),
         matrix=matrix,
         workers=workers,
         command=present_command(),
@@ -278,7 +277,7 @@ def write_tables(
     images: Annotated[Path | None, typer.Option(exists=True, help="That set as it was published.")] = None,
     *,
     data: Annotated[str | None, typer.Option(help="`phantom`: make the study first, or go on with it.")] = None,
-    scale: Annotated[str, typer.Option(help="Of that study: small (two CPU cores) or paper (one GPU).")] = "small",
+    scale: Annotated[str, typer.Option(help="Of that study: small (CPU), medium or paper (GPU).")] = "small",
     device: Annotated[str, typer.Option(help="Of that study: auto, cpu or cuda.")] = "auto",
     precision: Annotated[PrecisionName, typer.Option(help="Of that study's trainings.")] = "float32",
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate its exams; 0 for this one.")] = 2,

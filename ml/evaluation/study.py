@@ -99,6 +99,8 @@ class Study:
     sets: tuple[StudySet, ...]
     seconds: float | None = None
     """Of the whole study, once it is done."""
+    shared: bool = False
+    """Whether processes shared its trainings: nobody knows then how long it took."""
 
     def records(self, folder: Path, model: str, set_name: str) -> RecordSet:
         """Raises EvaluationError where there are none."""

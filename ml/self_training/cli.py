@@ -13,6 +13,7 @@ import typer
 from ml.bundle import load_bundle
 from ml.config import COMPACT_PREPROCESSING, PAPER_PREPROCESSING
 from ml.data.shards import ExamShard, open_folder
+from ml.device import choose_device, choose_loader_workers
 from ml.errors import DataError
 from ml.inference.engines import engine_name
 from ml.networks.patchfcn import COMPACT, PAPER
@@ -44,7 +45,9 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Instead of epochs.")]
 Seed = Annotated[int, typer.Option(help="Of weights, patches and augmentation.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; torchrun gives each process its own GPU.")]
 Precision = Annotated[PrecisionName, typer.Option(help="Of the forward pass; float16 for GPUs before Ampere.")]
-LoaderWorkers = Annotated[int, typer.Option(min=0, help="Processes that make patches; 0 for this one.")]
+LoaderWorkers = Annotated[
+    int | None, typer.Option(min=0, help="Processes that make patches; 1 on a CPU, cores less 2 on a GPU.")
+]
 Deterministic = Annotated[bool, typer.Option(help="The same bits every time on a GPU too; slower.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the training process.")]
 CPercent = Annotated[float, typer.Option("--c", help="C: so many percent of all slices are positive.")]
@@ -68,7 +71,7 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
-    loader_workers: LoaderWorkers = 2,
+    loader_workers: LoaderWorkers = None,
     deterministic: Deterministic = False,
     threads: Threads = None,
     c_percent: CPercent = 10.0,
@@ -153,7 +156,7 @@ def self_train_command(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
-    loader_workers: LoaderWorkers = 2,
+    loader_workers: LoaderWorkers = None,
     deterministic: Deterministic = False,
     threads: Threads = None,
     c_percent: CPercent = 10.0,
@@ -203,12 +206,18 @@ def self_training(c_percent: float, ignore_band: float, k_positive: float, k_neg
 
 
 def make_machine(
-    device: str, precision: PrecisionName, loader_workers: int, *, deterministic: bool, threads: int | None
+    device: str,
+    precision: PrecisionName,
+    loader_workers: int | None,
+    *,
+    threads: int | None,
+    deterministic: bool = False,
 ) -> Machine:
     """From options."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return Machine(device, precision, loader_workers=loader_workers, deterministic=deterministic)
+    workers = choose_loader_workers(loader_workers, choose_device(device))
+    return Machine(device, precision, loader_workers=workers, deterministic=deterministic)
 
 
 def make_run(

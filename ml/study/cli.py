@@ -5,19 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from ml.device import choose_device
 from ml.errors import EvaluationError
 from ml.inference.engines import engine_name
 from ml.progress import stages
-from ml.self_training.cli import Band, CPercent, Device, KHigh, KLow, LoaderWorkers, Precision, Seed, self_training
+from ml.self_training.cli import (
+    Band,
+    CPercent,
+    Device,
+    KHigh,
+    KLow,
+    LoaderWorkers,
+    Precision,
+    Seed,
+    make_machine,
+    self_training,
+)
 from ml.study.assembly import assemble
-from ml.study.engine import StudyRun, run_study
+from ml.study.engine import StudyRun, run_study, train_models
 from ml.study.exams import phantom_parts
+from ml.study.models import ENTRIES
 from ml.study.scales import SCALES
-from ml.training.recipe import Machine
 
 
 def make_study(
@@ -29,33 +39,44 @@ def make_study(
     device: Device = "auto",
     precision: Precision = "float32",
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 2,
-    loader_workers: LoaderWorkers = 1,
+    loader_workers: LoaderWorkers = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
     engine: Annotated[str, typer.Option(help="For predictions: auto, torch, ...")] = "auto",
     c_percent: CPercent = 10.0,
     ignore_band: Band = 0.0,
     k_positive: KHigh = 0.7,
     k_negative: KLow = 0.3,
+    train: Annotated[list[str] | None, typer.Option(help="Train this model and stop; may be repeated.")] = None,
 ) -> None:
-    """Train, rank and judge every model of the paper. Stop and rerun at any moment; then `tables` writes the report."""
+    """Train, rank and judge every model of the paper. Stop and rerun at any moment; then `tables` writes the report.
+
+    With `--train baseline` first, then `--train` of the others side by side, processes or machines that share the
+    folder share the trainings; the command without it judges what was trained.
+    """
     if data != "phantom":
         raise EvaluationError(f"there is no data {data!r} for a study; write `phantom`")
     if scale not in SCALES:
         raise typer.BadParameter(f"one of {', '.join(SCALES)} is expected, not {scale}")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    names = [entry.row.name for entry in ENTRIES if entry.same_as is None]
+    unknown = [name for name in train or () if name not in names]
+    if unknown:
+        raise typer.BadParameter(f"--train takes {', '.join(names)}, not {', '.join(unknown)}")
     run = StudyRun(
         out=out,
         scale=SCALES[scale],
-        machine=Machine(choose_device(device), precision, loader_workers=loader_workers),
+        machine=make_machine(choose_device(device), precision, loader_workers, threads=threads),
         config=self_training(c_percent, ignore_band, k_positive, k_negative),
         seed=seed,
         engine=engine_name(engine),
         threads=threads,
     )
+    parts = phantom_parts(run.scale, workers=workers)
     with stages() as stage:
-        run_study(run, phantom_parts(run.scale, workers=workers), stage)
-    print(f"study -> {out}")
+        if train:
+            train_models(run, train, parts, stage)
+        else:
+            run_study(run, parts, stage)
+    print(f"{'models of the study' if train else 'study'} -> {out}")
 
 
 def assemble_study(

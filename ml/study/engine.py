@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -35,7 +37,7 @@ from ml.study.models import ENTRIES, TEACHER, Entry
 from ml.study.scales import Scale
 from ml.training.calibration import calibrate, with_calibration
 from ml.training.recipe import Machine
-from ml.training.runs import TrainingRun
+from ml.training.runs import BUNDLE, TrainingRun
 from ml.volume import MaskArray, Volume
 
 READINGS = 3
@@ -60,7 +62,7 @@ class StudyRun:
 
 
 @dataclass(frozen=True, eq=False)
-class _Trained:
+class _Teaching:
     """What all trainings of a study share."""
 
     labelled: list[ExamShard]
@@ -69,27 +71,40 @@ class _Trained:
     store: ScoreStore
 
 
+def train_models(run: StudyRun, names: Sequence[str], parts: Parts, stage: Stage) -> None:
+    """Train some models and judge none: `run_study` does, on this machine or another.
+
+    Once the baseline is trained and has labelled the corpus, several processes may do this in the same folder.
+    """
+    _open(run, shared=True)
+    teaching = _teach(run, parts, stage)
+    for entry in run.entries:
+        if entry.row.name in names:
+            _train(run, entry, teaching, stage)
+
+
 def run_study(run: StudyRun, parts: Parts, stage: Stage) -> Study:
-    """Train, rank, judge; returns the finished study, whose records lie in `run.out`."""
+    """Train what is not trained yet, rank, judge; returns the finished study, whose records lie in `run.out`."""
     began = time.monotonic()
     study = _open(run)
     before_s = study.seconds or 0.0
     sources = {one: KeptSource(parts[part], run.out / "work" / "exams" / part) for one, part in SETS.items()}
     for role, source in sources.items():
         source.keep(stage(f"exams: {role}", len(source.exams)))
-    trained = _train_teacher(run, parts, stage)
+    teach = cache(lambda: _teach(run, parts, stage))
     for entry in run.entries:
-        bundle = _calibrated(run, entry, trained, sources[SetRole.VALIDATION], stage)
+        bundle = _calibrated(run, entry, teach, sources[SetRole.VALIDATION], stage)
         for role in entry.sets:
             _judge(run, entry, bundle, role, sources[role], stage)
         models = tuple(entry.row if one.name == entry.row.name else one for one in study.models)
-        study = replace(study, models=models, seconds=round(before_s + time.monotonic() - began, 1))
+        seconds = None if study.shared else round(before_s + time.monotonic() - began, 1)
+        study = replace(study, models=models, seconds=seconds)
         write_study(run.out, study)
     return study
 
 
-def _open(run: StudyRun) -> Study:
-    """The study as it stands: one that was stopped keeps what it has and the time that it took."""
+def _open(run: StudyRun, *, shared: bool = False) -> Study:
+    """The study as it stands: one that was stopped keeps what it has, the time that it took, and where it ran."""
     models = tuple(replace(entry.row, not_run=NOT_YET) for entry in run.entries)
     before = read_study(run.out) if (run.out / "study.json").is_file() else None
     study = Study(
@@ -97,10 +112,11 @@ def _open(run: StudyRun) -> Study:
         data=run.scale.sentence,
         command=present_command(),
         commit=present_commit(),
-        machine=_machine(run.machine),
+        machine=_joined(before.machine if before else "", _machine(run.machine)),
         models=tuple(_known(model, before) for model in models),
         sets=_sets(),
         seconds=before.seconds if before else None,
+        shared=shared or (before is not None and before.shared),
     )
     write_study(run.out, study)
     return study
@@ -128,8 +144,13 @@ def _machine(machine: Machine) -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
 
 
-def _train_teacher(run: StudyRun, parts: Parts, stage: Stage) -> _Trained:
-    """The baseline, and what it says of the corpus."""
+def _joined(before: str, machine: str) -> str:
+    """All machines of a study, in the order in which they took part."""
+    return machine if not before else before if machine in before.split("; ") else f"{before}; {machine}"
+
+
+def _teach(run: StudyRun, parts: Parts, stage: Stage) -> _Teaching:
+    """Train the baseline, which is the teacher, and have it label the corpus."""
     work, config = run.out / "work", run.scale.preprocessing
     labelled, corpus = (
         prepare_part(parts[part], work / "exams" / part, config, stage(f"exams: {part}", len(parts[part].exams)))
@@ -139,7 +160,7 @@ def _train_teacher(run: StudyRun, parts: Parts, stage: Stage) -> _Trained:
     teacher = train_shown(_training(run, TEACHER), pools, stage, TEACHER.row.name)
     device = run.machine.device
     store = label(teacher, corpus, work / "teacher", run.config, stage, device=device, engine=run.engine)
-    return _Trained(labelled, corpus, teacher, store)
+    return _Teaching(labelled, corpus, teacher, store)
 
 
 def _training(run: StudyRun, entry: Entry) -> TrainingRun:
@@ -158,21 +179,30 @@ def _training(run: StudyRun, entry: Entry) -> TrainingRun:
     )
 
 
-def _calibrated(run: StudyRun, entry: Entry, trained: _Trained, validation: KeptSource, stage: Stage) -> Bundle:
-    """The bundle of a model with operating points fitted on the validation exams: trained, loaded or another's."""
+def _train(run: StudyRun, entry: Entry, teaching: _Teaching, stage: Stage) -> Bundle:
+    pools = make_pools(entry.model, teaching.labelled, teaching.corpus, teaching.store, run.config)
+    start = teaching.teacher if entry.from_teacher else None
+    return train_shown(_training(run, entry), pools, stage, entry.row.name, start=start)
+
+
+def _calibrated(
+    run: StudyRun, entry: Entry, teach: Callable[[], _Teaching], validation: KeptSource, stage: Stage
+) -> Bundle:
+    """The bundle of a model with operating points fitted on the validation exams: trained, loaded or another's.
+
+    `teach` is called where the model is not trained yet.
+    """
     folder = run.out / "work" / "models" / (entry.same_as or entry.row.name) / "bundle"
     if (folder / "bundle.json").is_file():
         return load_bundle(folder)
-    training = _training(run, entry)
-    pools = make_pools(entry.model, trained.labelled, trained.corpus, trained.store, run.config)
-    start = trained.teacher if entry.from_teacher else None
-    bundle = train_shown(training, pools, stage, entry.row.name, start=start)
+    trained = _training(run, entry).out / BUNDLE
+    bundle = load_bundle(trained) if (trained / "bundle.json").is_file() else _train(run, entry, teach(), stage)
     tell = stage(f"calibrating {entry.row.name}", len(validation.exams))
     predictor = _predictor(run, bundle)
     exams = (_with_truth(exam) for exam in validation.read(validation.exams))
     point, calibration = calibrate(predictor, exams, progress=lambda: tell(""))
     config = with_calibration(predictor, point, calibration).bundle.config
-    card = (training.out / "trained" / "CARD.md").read_text().replace("Not calibrated", "Calibrated on simulated exams")
+    card = (trained / "CARD.md").read_text().replace("Not calibrated", "Calibrated on simulated exams")
     return write_bundle(folder, config, weights=bundle.weights, metrics={}, card=card)
 
 

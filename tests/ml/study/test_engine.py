@@ -4,6 +4,7 @@ The heads are drawn in milliseconds, the network and the steps are tiny; everyth
 """
 
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +24,11 @@ from ml.labels import IGNORE, Subtype
 from ml.self_training.models import Model, SelfTraining, make_pools
 from ml.self_training.ranker import RankerConfig
 from ml.self_training.scores import ScoreStore
-from ml.study.engine import NOT_YET, StudyRun, run_study
+from ml.study import engine
+from ml.study.engine import NOT_YET, StudyRun, run_study, train_models
 from ml.study.exams import KeptSource, Part, Parts
 from ml.study.models import ENTRIES
-from ml.study.scales import PAPER_SCALE, SMALL, Scale
+from ml.study.scales import PAPER_SCALE, SCALES, Scale
 from ml.training.losses import segmentation_loss
 from ml.training.recipe import COMPACT_RECIPE, PAPER_AUGMENTATION, Machine, Sampling
 from ml.training.sampler import PatchBatches
@@ -225,6 +227,35 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_bundles(done: tuple[Path, S
         assert bundles[0].config.operating_point == bundles[1].config.operating_point
 
 
+def test_models_that_were_trained_elsewhere_are_judged_without_the_corpus(
+    done: tuple[Path, Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained one by one as several processes would; then the exams to train on and the scores are gone."""
+    out, _ = done
+    run = replace(study_run(tmp_path), entries=ENTRIES[:2])
+    monkeypatch.setattr(engine, "_machine", lambda _: "a machine with a GPU")
+    for name in ("baseline", "student"):
+        train_models(run, [name], PARTS, quietly)
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "work" / "exams")
+    shutil.rmtree(tmp_path / "work" / "teacher")
+    named: list[str] = []
+
+    def stage(name: str, _: int | None) -> Callable[[str], None]:
+        named.append(name)
+        return lambda _: None
+
+    study = run_study(run, PARTS, stage)
+    assert not {"pseudo-labels", "exams: corpus", "exams: labelled", "baseline", "student"} & set(named)
+    assert (study.shared, study.seconds) == (True, None)
+    first, second = study.machine.split("; ")
+    assert first == "a machine with a GPU"
+    assert "CPU cores" in second
+    for name in ("baseline", "student"):
+        ours, theirs = (load_bundle(folder / "work" / "models" / name / "bundle") for folder in (tmp_path, out))
+        assert all(torch.equal(tensor, theirs.weights[key]) for key, tensor in ours.weights.items())
+
+
 def test_kept_exams_are_bit_by_bit_those_of_their_source(tmp_path: Path) -> None:
     """The second reading comes from disk."""
     source = PARTS[Part.TEST]
@@ -243,7 +274,7 @@ def test_kept_exams_are_bit_by_bit_those_of_their_source(tmp_path: Path) -> None
 
 def test_scales_fit_their_networks() -> None:
     """Channels, and sizes that the output stride divides; the paper's scale is the paper's."""
-    for scale in (SMALL, PAPER_SCALE):
+    for scale in SCALES.values():
         assert scale.network.trunk.in_channels == scale.preprocessing.channels
         stride = scale.network.trunk.output_stride
         assert scale.recipe.sampling.patch % stride == 0
