@@ -23,9 +23,9 @@ from ml.labels import BLEED
 from ml.training.paint import paint_bleeds
 from ml.volume import Volume
 
-BLEEDS = 36
+BLEEDS = 72
 """Of every head: so many exams with one bleed each, every kind of `paint.SHAPES` as often."""
-CLEAN = 18
+CLEAN = 36
 """How often a head stands among the exams as it is: half as often as with blood, and lures show it too."""
 SEED = 100
 """Of the bleeds: others than those that `bench/real_heads.py` paints."""
