@@ -7,7 +7,6 @@ foramen magnum, dense sinuses, calcified falx). A round of training begins with 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ml.config import Preprocessing
+from ml.files import write_atomically
 from ml.inference.preprocessing import to_channels
 from ml.training.recipe import Machine
 from ml.training.shards import ExamShard
@@ -100,12 +100,7 @@ def _lure(exam: str, index: int, prob_vu: npt.NDArray[np.float32], classed: floa
 
 def save_lures(path: Path, lures: Sequence[Lure]) -> None:
     """As JSON, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        json.dump([asdict(lure) for lure in lures], file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomically(path, json.dumps([asdict(lure) for lure in lures]).encode())
 
 
 def load_lures(path: Path) -> list[Lure]:
