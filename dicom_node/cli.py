@@ -215,13 +215,16 @@ def purge(
     results_days: Annotated[
         float | None, typer.Option(min=0, help="Instead of retention.results_days; 0: no results.")
     ] = None,
+    transactions_days: Annotated[
+        float | None, typer.Option(min=0, help="Instead of retention.transactions_days; 0: no transactions.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove now what [retention] lets go: old images and results of studies that nothing waits for."""
+    """Remove now what [retention] lets go: old images and results of settled studies, transactions that are over."""
     config = _config()
-    given = {"images_days": images_days, "results_days": results_days}
+    given = {"images_days": images_days, "results_days": results_days, "transactions_days": transactions_days}
     rules = config.retention.model_copy(update={key: days for key, days in given.items() if days is not None})
-    if not rules.images_days and not rules.results_days:
+    if not any((rules.images_days, rules.results_days, rules.transactions_days)):
         raise NotPossible("[retention] keeps everything; set images_days or results_days there, or give --images-days")
     database = _database(config)
     with database.reading() as session:
@@ -239,7 +242,7 @@ def purge(
     verb = "would be removed" if dry_run else "were removed"
     console.print(
         f"images of {removed.studies} studies ({removed.instances} instances) and {removed.results} result files, "
-        f"{removed.size_bytes / 1e9:.2f} GB in all, {verb}"
+        f"{removed.size_bytes / 1e9:.2f} GB in all, and {removed.transactions} commitment transactions {verb}"
     )
     for why, count in plan.kept.items():
         console.print(f"old enough, but kept: {count} studies ({why})")

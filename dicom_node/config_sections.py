@@ -212,10 +212,11 @@ class ConfirmationConfig(Section):
 
 
 class RetentionConfig(Section):
-    """What leaves the disk again, and when; 0 is never."""
+    """What leaves the node again, and when; 0 is never."""
 
     images_days: float = Field(default=0.0, ge=0)
     results_days: float = Field(default=0.0, ge=0)
+    transactions_days: float = Field(default=0.0, ge=0)
     make_room_below_bytes: int = Field(default=0, ge=0)
 
 

@@ -1,9 +1,10 @@
-"""What leaves the disk again: images and results of studies that nothing waits for, when config says so.
+"""What leaves the node again: images and results of studies that nothing waits for, when config says so.
 
 A study is settled when it is complete, its analysis has ended (one that failed or is quarantined has not: somebody has
 to look at it), and every delivery has arrived, confirmed where that is asked for, or was withdrawn. Of settled studies
 the images go, unless a peer was told that this node keeps one of them; so do result files that had somewhere to go.
-Nothing else is ever removed, however full the disk is.
+Of storage commitment the rows of transactions that are over go; what was promised in them is marked on the instances
+and stays. Nothing else is ever removed, however full the disk is.
 
 Rows go first, in one commit that looks again under locks; then the files that no row knows any more
 (dicom_node.reconcile), so that an instance that comes again at that moment either keeps its file or is not
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -31,13 +32,13 @@ from dicom_node.db import Database, now
 from dicom_node.errors import ArchiveError
 from dicom_node.reconcile import remove_unknown
 from dicom_node.states import DeliveryState, JobState, StudyState
-from dicom_node.tables import Conflict, Delivery, Instance, Job, Result, Study
+from dicom_node.tables import Commitment, Conflict, Delivery, Instance, Job, OwedReport, Result, Study
 
 log = structlog.get_logger()
 
 ROUND_S = 60.0
 AT_A_TIME = 200
-"""Studies that are looked for, and result files that are marked, in one statement."""
+"""Studies that are looked for, result files that are marked, and transactions that go, in one statement."""
 NOT_ENDED = (JobState.QUEUED, JobState.RUNNING, JobState.FAILED, JobState.QUARANTINED)
 WITHDRAWN = (DeliveryState.REFUSED, DeliveryState.CANCELLED)
 
@@ -53,6 +54,8 @@ class Amount:
     instances: int = 0
     results: int = 0
     size_bytes: int = 0
+    transactions: int = 0
+    """Of storage commitment: asked for, or asked of this node."""
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(
@@ -60,6 +63,7 @@ class Amount:
             self.instances + other.instances,
             self.results + other.results,
             self.size_bytes + other.size_bytes,
+            self.transactions + other.transactions,
         )
 
 
@@ -81,13 +85,13 @@ def keep_tidy_until(stop: threading.Event, database: Database, config: Config, a
             log.error("retention could not go on, soon again", error=type(error).__name__)
             continue
         if removed != Amount():
-            log.info("retention", studies=removed.studies, results=removed.results, bytes=removed.size_bytes)
+            log.info("retention", **asdict(removed))
 
 
 def purge(
     database: Database, archive: Archive, retention: RetentionConfig, *, progress: Progress | None = None
 ) -> Amount:
-    """Remove all that is old enough. `progress` is told after each study, and after each set of results.
+    """Remove all that is old enough. `progress` is told after each study, and each set of results or transactions.
 
     Raises SQLAlchemyError, ArchiveError; what was removed by then stays removed.
     """
@@ -100,6 +104,11 @@ def purge(
     if retention.results_days:
         before = now() - timedelta(days=retention.results_days)
         while (some := _remove_results(database, archive, before)) != Amount():
+            removed += some
+            tell(some)
+    if retention.transactions_days:
+        before = now() - timedelta(days=retention.transactions_days)
+        while (some := _remove_transactions(database, before)) != Amount():
             removed += some
             tell(some)
     return removed
@@ -161,6 +170,11 @@ def plan(session: Session, retention: RetentionConfig) -> Plan:
             .where(*_files_due(now() - timedelta(days=retention.results_days)))
         ).one()
         removed += Amount(results=count, size_bytes=int(size_bytes or 0))
+    if retention.transactions_days:
+        before = now() - timedelta(days=retention.transactions_days)
+        asked = sa.select(sa.func.count()).select_from(Commitment).where(*_asked_and_over(before))
+        answered = sa.select(sa.func.count()).select_from(OwedReport).where(*_answered_and_over(before))
+        removed += Amount(transactions=int(session.scalar(asked) or 0) + int(session.scalar(answered) or 0))
     return Plan(removed, {why: studies for why, studies in kept.items() if studies})
 
 
@@ -287,3 +301,44 @@ def _remove_results(database: Database, archive: Archive, before: datetime) -> A
             record(session, "result files removed", study_id=study_id, files=files, because_of="retention.results_days")
     remove_unknown(database.engine, archive, [row.path for row in rows])
     return Amount(results=len(rows), size_bytes=sum(row.size_bytes for row in rows))
+
+
+def _asked_and_over(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    """Of transactions that this node asked for: no result waits for its report any more."""
+    waiting = sa.select(Delivery.id).where(
+        Delivery.commitment_id == Commitment.id,
+        Delivery.state == DeliveryState.SENT,
+        Delivery.confirm_at.is_not(None),
+    )
+    return Commitment.asked_at < before, ~waiting.correlate(Commitment).exists()
+
+
+def _answered_and_over(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    """Of transactions that a peer asked for: it has its report, or cannot be reached. (NULL is not before.)"""
+    return (sa.or_(OwedReport.reported_at < before, OwedReport.given_up_at < before),)
+
+
+def _remove_transactions(database: Database, before: datetime) -> Amount:
+    """Some transactions that are over. Should one of their peers report once more, it is told that it is not known."""
+    with database.session() as session:
+        asked = session.scalars(
+            sa.select(Commitment.id).where(*_asked_and_over(before)).limit(AT_A_TIME).with_for_update(skip_locked=True)
+        ).all()
+        session.execute(sa.update(Delivery).where(Delivery.commitment_id.in_(asked)).values(commitment_id=None))
+        session.execute(sa.delete(Commitment).where(Commitment.id.in_(asked)))
+        answered = session.scalars(
+            sa.select(OwedReport.id)
+            .where(*_answered_and_over(before))
+            .limit(AT_A_TIME)
+            .with_for_update(skip_locked=True)
+        ).all()
+        session.execute(sa.delete(OwedReport).where(OwedReport.id.in_(answered)))
+        if asked or answered:
+            record(
+                session,
+                "commitment transactions removed",
+                asked=len(asked),
+                answered=len(answered),
+                because_of="retention.transactions_days",
+            )
+    return Amount(transactions=len(asked) + len(answered))
