@@ -151,6 +151,19 @@ def test_prepare_says_what_it_took_and_exits_with_3_for_damage(
     assert run(monkeypatch, "prepare", "rsnb", str(root), "--out", str(out)) == 2
 
 
+def test_a_model_that_no_study_trains_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is begun; the names that there are stand in the message. "All" is the baseline under another title."""
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("teacher", "contrast-all"):
+        assert run(monkeypatch, "study", "--out", str(tmp_path / "study"), "--train", name) == 2
+        said = capfd.readouterr().err
+        assert "--train takes baseline, student, no-ranker, slice-oracle" in said
+        assert f"not {name}" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_command_and_option_has_help() -> None:
     """A command line without help is a closed door."""
     group = typer.main.get_command(cli.app)
