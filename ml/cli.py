@@ -85,6 +85,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     average_with: Annotated[Path | None, typer.Option(help="Earlier bundle; the mean of both is what counts.")] = None,
     layers: Annotated[int, typer.Option(min=0, help="Further exams with a layer of blood under the skull.")] = 0,
     masses: Annotated[int, typer.Option(min=0, help="Further exams with solid tumours.")] = 0,
+    craniectomies: Annotated[int, typer.Option(min=0, help="Further exams in which a bone flap is missing.")] = 0,
     first_seed: Annotated[int, typer.Option(min=0, max=90_000, help="Other exams than an earlier run's.")] = 0,
     background: Annotated[
         list[Path] | None, typer.Option(exists=True, file_okay=False, help="DICOM of a real head without hemorrhage.")
@@ -123,6 +124,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         stop_at=stop_at,
         layers=layers,
         masses=masses,
+        craniectomies=craniectomies,
         first_seed=first_seed,
         backgrounds=tuple(background or ()),
     )

@@ -29,7 +29,7 @@ clinical accuracy. Institution "A" is smooth, thick and tilted; "B" is sharp, th
 and has fewer bleeds; "any" is drawn wider than nature.
 """
 
-from ml.phantom.draw import draw_mass
+from ml.phantom.draw import draw_mass, draw_surgery
 from ml.phantom.exam import ExamSpec, SimulatedExam, draw_spec, simulate
 
-__all__ = ["ExamSpec", "SimulatedExam", "draw_mass", "draw_spec", "simulate"]
+__all__ = ["ExamSpec", "SimulatedExam", "draw_mass", "draw_spec", "draw_surgery", "simulate"]

@@ -28,7 +28,15 @@ from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Recipe, Span
 from ml.training.sampler import PatchBatches
-from ml.training.shards import LAYERS_FROM, MASSES_FROM, SIMULATED, ExamShard, make_shards, open_shards
+from ml.training.shards import (
+    CRANIECTOMIES_FROM,
+    LAYERS_FROM,
+    MASSES_FROM,
+    SIMULATED,
+    ExamShard,
+    make_shards,
+    open_shards,
+)
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
@@ -72,6 +80,7 @@ class CompactRun:
     """Step at which training ends although its learning rate has not fallen yet, as it does by the last of `steps`."""
     layers: int = 0
     masses: int = 0
+    craniectomies: int = 0
     first_seed: int = 0
     """Of the exams, within each kind: a later run of a line learns from other heads."""
     backgrounds: tuple[Path, ...] = ()
@@ -85,7 +94,12 @@ class CompactRun:
     @property
     def seeds(self) -> list[int]:
         """Of the exams to train on."""
-        kinds = ((0, self.exams), (LAYERS_FROM, self.layers), (MASSES_FROM, self.masses))
+        kinds = (
+            (0, self.exams),
+            (LAYERS_FROM, self.layers),
+            (MASSES_FROM, self.masses),
+            (CRANIECTOMIES_FROM, self.craniectomies),
+        )
         return [first + self.first_seed + number for first, count in kinds for number in range(count)]
 
 

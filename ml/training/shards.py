@@ -16,7 +16,7 @@ from ml.config import Preprocessing
 from ml.data.exams import LabelledExam, patient_key
 from ml.data.shards import ExamShard, is_written, open_exam, write_exam
 from ml.labels import Subtype
-from ml.phantom import ExamSpec, draw_mass, draw_spec, simulate
+from ml.phantom import ExamSpec, draw_mass, draw_spec, draw_surgery, simulate
 
 LAYERS_FROM = 500_000
 """Training seeds from here on are exams with a layer of blood under the skull."""
@@ -24,6 +24,8 @@ LAYER_ML = (2.0, 70.0)
 """Volume of such a layer: evenly drawn on a logarithmic scale."""
 MASSES_FROM = 600_000
 """Training seeds from here on are exams with solid tumours."""
+CRANIECTOMIES_FROM = 700_000
+"""Training seeds from here on are exams in which a bone flap is missing."""
 SIMULATED = "simulated"
 """The data set's name of simulated exams; each is a patient of its own."""
 
@@ -58,13 +60,23 @@ def make_shards(
 def training_spec(seed: int) -> ExamSpec:
     """What the exam of a training seed is.
 
-    Two kinds are drawn more often than they naturally are. Seeds from LAYERS_FROM on have a subdural or epidural layer
-    that one can see: half of the natural subdural layers are under 0.6 mL. Those from MASSES_FROM on have one to three
-    solid tumours, which nature gives to one exam in thirty, and two in three of them no blood.
+    Three kinds are drawn more often than they naturally are. Seeds from LAYERS_FROM on have a subdural or epidural
+    layer that one can see: half of the natural subdural layers are under 0.6 mL. Those from MASSES_FROM on have one to
+    three solid tumours, which nature gives to one exam in thirty, and two in three of them no blood. Those from
+    CRANIECTOMIES_FROM on lack a bone flap, as one exam in sixty does, and every other one has blood: what lies in the
+    gap looks like a layer of it.
     """
-    if seed < LAYERS_FROM:
-        return draw_spec(seed)
-    return _with_layer(seed) if seed < MASSES_FROM else _with_masses(seed)
+    kinds = {CRANIECTOMIES_FROM: _with_craniectomy, MASSES_FROM: _with_masses, LAYERS_FROM: _with_layer, 0: draw_spec}
+    return next(draw for first, draw in kinds.items() if seed >= first)(seed)
+
+
+def _with_craniectomy(seed: int) -> ExamSpec:
+    spec = draw_spec(seed, bleed=seed % 2 == 0)
+    rng = np.random.default_rng([seed, 15])
+    surgery = draw_surgery(rng, chance=1.0)
+    while surgery.craniotomy is None:
+        surgery = draw_surgery(rng, chance=1.0)
+    return replace(spec, head=replace(spec.head, surgery=replace(surgery, flap_missing=True)))
 
 
 def _with_masses(seed: int) -> ExamSpec:

@@ -7,7 +7,15 @@ import numpy as np
 from ml.config import Preprocessing, Window
 from ml.labels import Subtype
 from ml.phantom import draw_spec
-from ml.training.shards import LAYER_ML, LAYERS_FROM, MASSES_FROM, make_shards, open_shards, training_spec
+from ml.training.shards import (
+    CRANIECTOMIES_FROM,
+    LAYER_ML,
+    LAYERS_FROM,
+    MASSES_FROM,
+    make_shards,
+    open_shards,
+    training_spec,
+)
 
 CONFIG = Preprocessing(2.0, 112, (Window(-10, 110),), slab_mm=5.0, neighbour_mm=5.0)
 
@@ -51,4 +59,16 @@ def test_seeds_of_masses_have_solid_tumours_and_seldom_blood() -> None:
     assert all(34 <= mass.hu <= 46 for one in specs for mass in one.head.masses)
     assert sum(bool(one.head.bleeds) for one in specs) == 20
     natural = [bool(training_spec(seed).head.masses) for seed in range(400)]
+    assert 0 < sum(natural) < 30
+
+
+def test_seeds_of_craniectomies_lack_a_bone_flap_and_bleed_every_other_time() -> None:
+    """The gap lies where the natural draw has it, at the side of the vault, and is of its size."""
+    specs = [training_spec(seed) for seed in range(CRANIECTOMIES_FROM, CRANIECTOMIES_FROM + 60)]
+    surgeries = [one.head.surgery for one in specs]
+    assert all(one.flap_missing and one.craniotomy is not None for one in surgeries)
+    assert all(14 <= one.flap_degrees <= 38 for one in surgeries)
+    assert {one.craniotomy[0] > 0 for one in surgeries if one.craniotomy is not None} == {True, False}
+    assert [bool(one.head.bleeds) for one in specs] == [True, False] * 30
+    natural = [training_spec(seed).head.surgery.flap_missing for seed in range(600)]
     assert 0 < sum(natural) < 30
