@@ -313,8 +313,9 @@ simulated institutions that differ as real ones do. Each has heads of its own. A
 ## Limits
 
 Simulated anatomy, pathology and scanners are poorer than real ones: expect lower figures on patients. Known to be
-hard: solid tumours as dense as blood (most of what is called in bleed-free exams), bleeds under 1 mL, thin subarachnoid
-blood, isodense subdural blood, the skull base, metal, post-operative changes, contrast.
+hard: tissue where a bone flap is missing and solid tumours as dense as blood (most of what is called in bleed-free
+exams), bleeds under 1 mL, thin subarachnoid blood, isodense subdural blood, the skull base, metal,
+other post-operative changes, contrast.
 Probabilities are calibrated on simulated exams with as many bleeding as bleed-free exams.
 """
 
