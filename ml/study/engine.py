@@ -80,7 +80,7 @@ def train_models(run: StudyRun, names: Sequence[str], parts: Parts, stage: Stage
     teaching = _teach(run, parts, stage)
     for entry in run.entries:
         if entry.row.name in names:
-            _train(run, entry, teaching, stage)
+            _trained(run, entry, lambda: teaching, stage)
 
 
 def run_study(run: StudyRun, parts: Parts, stage: Stage) -> Study:
@@ -179,30 +179,37 @@ def _training(run: StudyRun, entry: Entry) -> TrainingRun:
     )
 
 
-def _train(run: StudyRun, entry: Entry, teaching: _Teaching, stage: Stage) -> Bundle:
+def _trained(run: StudyRun, entry: Entry, teach: Callable[[], _Teaching], stage: Stage) -> Bundle:
+    """A model without operating points: loaded, or trained now; only then `teach` is called."""
+    training = _training(run, entry)
+    if (training.out / BUNDLE / "bundle.json").is_file():
+        return load_bundle(training.out / BUNDLE)
+    teaching = teach()
+    if entry.row.name == TEACHER.row.name:
+        return teaching.teacher
     pools = make_pools(entry.model, teaching.labelled, teaching.corpus, teaching.store, run.config)
     start = teaching.teacher if entry.from_teacher else None
-    return train_shown(_training(run, entry), pools, stage, entry.row.name, start=start)
+    return train_shown(training, pools, stage, entry.row.name, start=start)
 
 
 def _calibrated(
     run: StudyRun, entry: Entry, teach: Callable[[], _Teaching], validation: KeptSource, stage: Stage
 ) -> Bundle:
-    """The bundle of a model with operating points fitted on the validation exams: trained, loaded or another's.
-
-    `teach` is called where the model is not trained yet.
-    """
+    """The bundle of a model with operating points fitted on the validation exams: made now, loaded or another's."""
     folder = run.out / "work" / "models" / (entry.same_as or entry.row.name) / "bundle"
     if (folder / "bundle.json").is_file():
         return load_bundle(folder)
-    trained = _training(run, entry).out / BUNDLE
-    bundle = load_bundle(trained) if (trained / "bundle.json").is_file() else _train(run, entry, teach(), stage)
+    bundle = _trained(run, entry, teach, stage)
     tell = stage(f"calibrating {entry.row.name}", len(validation.exams))
     predictor = _predictor(run, bundle)
     exams = (_with_truth(exam) for exam in validation.read(validation.exams))
     point, calibration = calibrate(predictor, exams, progress=lambda: tell(""))
     config = with_calibration(predictor, point, calibration).bundle.config
-    card = (trained / "CARD.md").read_text().replace("Not calibrated", "Calibrated on simulated exams")
+    card = (
+        (_training(run, entry).out / BUNDLE / "CARD.md")
+        .read_text()
+        .replace("Not calibrated", "Calibrated on simulated exams")
+    )
     return write_bundle(folder, config, weights=bundle.weights, metrics={}, card=card)
 
 
