@@ -10,8 +10,6 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-PIP_JOBS ?= 2
-ARGS ?=
 STUDY ?=
 OUT ?= out
 JOBS ?= 2
