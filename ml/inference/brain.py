@@ -37,10 +37,16 @@ SPOILT = 0.5
 """A slice with less than this share of the brain of the one before says nothing of the next: metal, or the end."""
 WIDENING_MM = 4.0
 """How far a piece may reach out from there: tilt, and walls that bulge."""
+FAINT_PROB = 0.3
+"""A pixel below it is blood at no operating point (PIXEL_PROBS in ml/training/calibration.py)."""
 LEAST_AREA_MM2 = 400.0
 """Of the brain in a slice; the spinal cord in its canal has 200."""
+LEAST_WIDEST_MM2 = 5000.0
+"""Of the brain in its widest slice: half of an infant's. A smaller one may be something else, and judges no finding."""
 
 FloatMap = npt.NDArray[np.float32]
+Pixels = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
+"""Rows and columns."""
 
 
 def extract_brain(hu: HuArray, pixel_spacing_mm: tuple[float, float]) -> MaskArray:
@@ -64,6 +70,22 @@ def extract_brain(hu: HuArray, pixel_spacing_mm: tuple[float, float]) -> MaskArr
     return _refine(filled, hu, (steps[0], steps[1]))
 
 
+def without_outside(prob: FloatMap, brain: MaskArray, pixel_mm: float) -> FloatMap:
+    """(z, y, x) the map without findings outside the skull: in the tongue, the scalp, the gap of a bone flap.
+
+    Only of what lies there for the most part, and of that only what does not reach in, is set to 0. So a brain that was
+    found too small takes nothing from a bleed at its edge; one slice more counts above and below, as the vertex and
+    what lies beside metal may be missed; and where no brain was found, the map stays as it is.
+    """
+    if brain.sum(axis=(1, 2)).max() * pixel_mm**2 < LEAST_WIDEST_MM2:
+        return prob
+    inside = ndimage.binary_dilation(brain, np.ones((3, 1, 1), dtype=bool))
+    labels, _ = ndimage.label(prob >= FAINT_PROB, structure=np.ones((3, 3, 3), dtype=bool))
+    outside = np.bincount(labels.ravel(), weights=~inside.ravel()) > np.bincount(labels.ravel()) / 2
+    outside[0] = False
+    return np.where(outside[labels] & ~inside, np.float32(0), prob)
+
+
 def _blocks(hu: HuArray, steps: tuple[int, int]) -> tuple[FloatMap, FloatMap]:
     """Mean and highest HU of blocks of pixels; an incomplete last block repeats its border."""
     height, width = hu.shape[1:]
@@ -84,17 +106,36 @@ def _cut_off(tissue: MaskArray) -> MaskArray:
 def _surrounded(bone: MaskArray) -> FloatMap:
     """(z, y, x) share of in-plane rays that meet bone before the image ends."""
     met = np.zeros(bone.shape, dtype=np.float32)
-    size = bone.shape[1:]
     for angle in ANGLES_DEGREES:
-        turned = ndimage.rotate(bone.astype(np.uint8), angle, axes=(1, 2), order=0, reshape=True)
-        rays = np.zeros(turned.shape, dtype=np.float32)
+        there, back = _turns(bone.shape[1:], angle)
+        turned = np.pad(bone, [(0, 0), (0, 1), (0, 1)])[:, there[0], there[1]]
+        rays = np.zeros(turned.shape, dtype=np.uint8)
         for axis in (1, 2):
-            rays += np.maximum.accumulate(turned, axis=axis)
-            rays += np.flip(np.maximum.accumulate(np.flip(turned, axis), axis=axis), axis)
-        back = ndimage.rotate(rays, -angle, axes=(1, 2), order=1, reshape=True)
-        low = [(have - want) // 2 for have, want in zip(back.shape[1:], size, strict=True)]
-        met += back[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1]]
+            rays += np.logical_or.accumulate(turned, axis=axis)
+            rays += np.flip(np.logical_or.accumulate(np.flip(turned, axis), axis=axis), axis)
+        met += rays[:, back[0], back[1]]
     return met / np.float32(4 * len(ANGLES_DEGREES))
+
+
+def _turns(shape: tuple[int, ...], degrees: float) -> tuple[Pixels, Pixels]:
+    """Nearest pixels: of an image (height, width) for each one of a square around it that is turned by an angle, where
+    [height, width] is outside; and of the square for each one of the image.
+    """
+    height, width = shape
+    side = int(np.ceil(np.hypot(height, width)))
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    v, u = np.mgrid[:side, :side] - (side - 1) / 2
+    y = np.rint(cos * v - sin * u + (height - 1) / 2).astype(np.intp)
+    x = np.rint(sin * v + cos * u + (width - 1) / 2).astype(np.intp)
+    outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+    y[outside], x[outside] = height, width
+    b, a = np.mgrid[:height, :width]
+    b, a = b - (height - 1) / 2, a - (width - 1) / 2
+    back = (
+        np.rint(cos * b + sin * a + (side - 1) / 2).astype(np.intp),
+        np.rint(cos * a - sin * b + (side - 1) / 2).astype(np.intp),
+    )
+    return (y, x), back
 
 
 def _per_slice(operation: object, mask: MaskArray, radius_px: float) -> MaskArray:

@@ -13,6 +13,7 @@ import torch
 from ml.bundle import Bundle
 from ml.device import choose_device
 from ml.inference import scores
+from ml.inference.brain import FAINT_PROB, without_outside
 from ml.inference.engines import Engine, EngineName, F32Array, make_engine
 from ml.inference.lesions import without_islands
 from ml.inference.preprocessing import Prepared, prepare
@@ -107,9 +108,11 @@ class Predictor:
         )
 
     def analyse(self, volume: Volume, *, progress: Progress | None = None) -> Evidence:
-        """Probability map and class logits of every slice."""
+        """Probability map, without findings outside the skull, and class logits of every slice."""
         prepared = prepare(volume, self.bundle.config.preprocessing)
         prob, class_logits = self._run(prepared, progress)
+        if (prob >= FAINT_PROB).any():
+            prob = without_outside(prob, prepared.brain(), prepared.config.pixel_mm)
         logits = prepared.spread_slices(class_logits)
         if prepared.orientation.flips[0]:
             logits = logits[::-1]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ml.config import Preprocessing
 from ml.inference.brain import extract_brain
-from ml.volume import Geometry, HuArray, Volume
+from ml.volume import Geometry, HuArray, MaskArray, Volume
 
 AIR_HU = -1000.0
 BONE_HU = 300.0
@@ -99,6 +99,11 @@ class Prepared:
     def images(self, first: int, last: int) -> F32Array:
         """(N, C, v, u) network input for analysed slices `first` to `last` (exclusive)."""
         return to_channels(self.hu_zvu[self.sampling.neighbours[first:last]], self.config)
+
+    def brain(self) -> MaskArray:
+        """(n, v, u) the inside of the skull in the analysed slices; all False where the brain alone was kept."""
+        pixel_mm = self.config.pixel_mm
+        return extract_brain(self.hu_zvu[self.sampling.analysed], (pixel_mm, pixel_mm))
 
     def to_source(self, prob_nvu: F32Array) -> F32Array:
         """(n, v, u) of the analysed slices -> (z, y, x) of the source; outside the network's view it is 0."""

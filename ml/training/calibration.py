@@ -15,11 +15,12 @@ from scipy import optimize
 from ml.config import Calibration, Logistic, OperatingPoint
 from ml.errors import TrainingError
 from ml.evaluation.metrics import auc, dsc
+from ml.inference.brain import FAINT_PROB
 from ml.inference.predictor import Predictor
 from ml.inference.scores import EXAM_FEATURES, SLICE_FEATURES, exam_features, slice_features
 from ml.volume import FloatArray, MaskArray, Volume
 
-PIXEL_PROBS = (0.3, 0.4, 0.5, 0.6, 0.7)
+PIXEL_PROBS = (FAINT_PROB, 0.4, 0.5, 0.6, 0.7)
 LEAST_LESION_ML = 0.1
 LARGE_ML = 1.0
 """The acceptance of a bundle is stated for bleeds over this volume."""

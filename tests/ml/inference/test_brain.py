@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml.config import Preprocessing
-from ml.inference.brain import extract_brain
+from ml.inference.brain import extract_brain, without_outside
 from ml.inference.preprocessing import AIR_HU, prepare
 from ml.phantom import SimulatedExam, draw_spec, scanner, simulate
 from ml.phantom.grid import HeadGrid
@@ -132,3 +132,39 @@ def test_a_real_face_and_neck_are_removed(slab: int) -> None:
     assert areas.max() > 15_000
     front = brain[heights < 45][:, :100]
     assert front.sum() / brain.sum() < 0.002  # jaw and orbits
+
+
+def test_only_findings_outside_the_skull_are_taken_from_a_map() -> None:
+    """In the scalp all of it, in a gap what is not inside; a bleed that reaches the bone stays whole, haze stays."""
+    hu, inside = head()
+    brain = extract_brain(hu, (1.5, 1.5))
+    prob = np.full(hu.shape, 0.1, dtype=np.float32)
+    scalp, gap, bleed = (slice(3, 5), slice(75, 80), slice(136, 141)), (2, 80, slice(20, 32)), (4, 50, slice(35, 60))
+    for finding in (scalp, gap, bleed):
+        prob[finding] = 0.8
+    kept = without_outside(prob, brain, 1.5)
+    assert not kept[scalp].any()
+    assert np.array_equal(kept[gap] > 0.5, inside[gap])
+    assert 0 < inside[gap].sum() < 6
+    assert (kept[bleed] > 0.5).all()
+    assert not inside[bleed].all()
+    assert (kept[0] == prob[0]).all()
+
+
+def test_a_brain_that_was_hardly_found_judges_nothing() -> None:
+    """None, or something else in the neck: whatever the map says stays."""
+    prob = np.zeros((8, 160, 160), dtype=np.float32)
+    prob[3, 20:30, 20:30] = 0.9
+    neck = np.zeros(prob.shape, dtype=bool)
+    for size in (0, 40):
+        neck[:, 60 : 60 + size, 60 : 60 + size] = True
+        assert np.array_equal(without_outside(prob, neck, 1.5), prob)
+    neck[:, 60:110, 60:110] = True
+    assert not without_outside(prob, neck, 1.5).any()
+
+
+def test_no_blood_is_taken_from_a_map(exam: SimulatedExam) -> None:
+    """Of what the simulator bled, with its edges and where the skull is thick."""
+    brain = extract_brain(exam.volume.hu, exam.volume.geometry.pixel_spacing_mm)
+    prob = exam.truth.astype(np.float32)
+    assert np.array_equal(without_outside(prob, brain, exam.volume.geometry.pixel_spacing_mm[0]), prob)

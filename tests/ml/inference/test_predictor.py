@@ -122,3 +122,26 @@ def test_a_gpu_that_runs_out_of_memory_is_answered_with_smaller_batches_then_the
     assert gpu.batches == [8, 4, 2, 1]
     assert predictor.device == "cpu"
     assert np.abs(found.prob - wanted.prob).max() < 1e-3
+
+
+@pytest.mark.parametrize("brain_only", [False, True], ids=["head", "brain alone"])
+def test_nothing_is_found_outside_the_skull(tiny_bundle: Bundle, make_volume: MakeVolume, brain_only: bool) -> None:
+    """Of a network that sees blood in every pixel the answer is the inside of the skull; where only that was shown to
+    it, there is no skull to judge by.
+    """
+
+    class SeesBlood:
+        name = "sees blood"
+
+        def __call__(self, images_NCHW: F32Array) -> Outputs:
+            prob = np.full_like(images_NCHW[:, 0], 0.9)
+            return Outputs(prob, np.zeros_like(prob[:, 0, 0]))
+
+    config = replace(tiny_bundle.config, preprocessing=replace(tiny_bundle.config.preprocessing, brain_only=brain_only))
+    predictor = Predictor(replace(tiny_bundle, config=config), device="cpu", engine="torch")
+    predictor._engine = SeesBlood()
+    volume = make_volume()
+    found = predictor.predict(volume).prob >= 0.5
+    soft = (volume.hu > 0) & (volume.hu < 100)
+    assert (found & soft).sum() / soft.sum() > 0.9
+    assert brain_only == bool(found[volume.hu < -500].any())
