@@ -1,12 +1,14 @@
-"""Two real heads without hemorrhage, of two scanners, for tests and benchmarks that must not rest on simulation alone.
+"""Three real heads without hemorrhage, for tests and benchmarks that must not rest on simulation alone.
 
-They are no part of this project: one lies beside the checkout, one is in an example of Debian's archive (`make peers`).
+They are no part of this project: one lies beside the checkout, one is in an example of Debian's archive and one in a
+package of npm (`make peers`).
 Where one is missing, its tests are skipped. The shipped bundle was trained on the GE head, with other blood in it than
-tests and benchmarks paint; it was not trained on the injured one.
+tests and benchmarks paint; it was not trained on the others.
 """
 
 from __future__ import annotations
 
+import gzip
 import plistlib
 import tarfile
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from ml.data.series import read_volume
-from ml.volume import Geometry, Volume
+from ml.volume import Geometry, HuArray, Volume
 from tests.peers.presence import MISSING_PREFIX
 
 GE_HEAD = Path(__file__).parents[2] / "shared" / "data" / "ct-head-ge"
@@ -23,6 +25,9 @@ GE_HEAD = Path(__file__).parents[2] / "shared" / "data" / "ct-head-ge"
 EXAMPLE = Path(__file__).parents[1] / "build" / "real-heads" / "Cranium.inv3"
 """InVesalius' example (package invesalius-examples, GPL-2): from the mouth to the vertex, 108 slices of 1.5 mm, pixels
 of 0.96 mm; an injured orbit and forehead, where bone is missing, and a scar in the frontal lobe behind it."""
+HEADSQ = EXAMPLE.with_name("headsq.gz")
+"""VTK's head (in vtk.js 6.4.13, BSD-3-Clause), every fourth pixel: 93 slices of 1.5 mm from the ventricles to the chin,
+64 x 64 pixels of 3.2 mm. Too coarse to judge what is found, but half of it is face and neck."""
 
 
 def ge_files() -> list[Path]:
@@ -35,6 +40,14 @@ def ge_files() -> list[Path]:
 def ge_head() -> Volume:
     """The GE head as a volume."""
     return read_volume(ge_files())
+
+
+def head_and_neck(slab: int = 1) -> Volume:
+    """VTK's head in slices that are the mean of `slab` of its own. The file begins behind, and above."""
+    if not HEADSQ.is_file():
+        pytest.skip(f"{MISSING_PREFIX}a real head and neck (no {HEADSQ.name}; make peers)")
+    pixels = np.frombuffer(gzip.decompress(HEADSQ.read_bytes()), dtype="<u2").reshape(93, 64, 64)
+    return _axial(pixels[::-1, ::-1].astype(np.float32) - 1024, slab, (1.5, 3.2, 3.2))
 
 
 def injured_head(slab: int = 1) -> Volume:
@@ -55,9 +68,14 @@ def injured_head(slab: int = 1) -> Volume:
         facts = plistlib.loads(content("main.plist"))
         pixels = np.frombuffer(content(facts["matrix"]["filename"]), dtype=facts["matrix"]["dtype"])
     stack = pixels.reshape(facts["matrix"]["shape"])[:, ::-1].astype(np.float32)
-    number, (height, width) = len(stack) // slab, stack.shape[1:]
-    hu = stack[: number * slab].reshape(number, slab, height, width).mean(axis=1)
     x_mm, y_mm, z_mm = facts["spacing"]
+    return _axial(stack, slab, (z_mm, y_mm, x_mm))
+
+
+def _axial(stack: HuArray, slab: int, spacing_mm: tuple[float, float, float]) -> Volume:
+    """A stack (z, y, x) from the feet, rows from the front, in means of `slab` slices."""
+    number, (height, width) = len(stack) // slab, stack.shape[1:]
+    z_mm, y_mm, x_mm = spacing_mm
     corner = (-x_mm * (width - 1) / 2, -y_mm * (height - 1) / 2)
     geometry = Geometry(
         positions_lps=np.array([(*corner, (z + 0.5) * slab * z_mm) for z in range(number)]),
@@ -66,4 +84,4 @@ def injured_head(slab: int = 1) -> Volume:
         pixel_spacing_mm=(y_mm, x_mm),
         sop_instance_uids=tuple(f"2.25.{z + 1}" for z in range(number)),
     )
-    return Volume(hu, geometry)
+    return Volume(stack[: number * slab].reshape(number, slab, height, width).mean(axis=1), geometry)

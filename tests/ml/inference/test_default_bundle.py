@@ -11,7 +11,7 @@ from ml.inference.predictor import Predictor
 from ml.phantom import SimulatedExam, draw_spec, simulate
 from ml.training.paint import SHAPES, paint_bleeds
 from ml.volume import MaskArray, Volume
-from tests.real_heads import ge_head, injured_head
+from tests.real_heads import ge_head, head_and_neck, injured_head
 
 FIRST_SEED = 3_000_000
 """Far from the seeds of training, validation and test (ml.training.compact)."""
@@ -64,6 +64,15 @@ def test_a_real_head_without_hemorrhage_stays_negative(predictor: Predictor, rea
     prediction = predictor.predict(real_head)
     assert not prediction.exam_positive
     assert real_head.volume_ml(prediction.prob >= predictor.bundle.config.operating_point.pixel_prob) < 1.0
+
+
+@pytest.mark.parametrize("slab", [1, 3])
+def test_nothing_is_found_in_a_real_face_and_neck(predictor: Predictor, slab: int) -> None:
+    """Half of this scan is jaw, tongue and neck; the network alone takes 1 to 2 mL of the tongue for blood."""
+    head = head_and_neck(slab)
+    prediction = predictor.predict(head)
+    assert not prediction.exam_positive
+    assert head.volume_ml(prediction.prob >= predictor.bundle.config.operating_point.pixel_prob) < 0.1
 
 
 def test_a_bleed_put_into_a_real_head_is_found(predictor: Predictor) -> None:
