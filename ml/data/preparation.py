@@ -11,7 +11,6 @@ Memory stays flat: exams are drawn from the manifest as processes become free, a
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,10 @@ from ml.config import Preprocessing
 from ml.data.manifest import LeftOut, read_head, read_left_out, read_manifest, write_manifest, write_rows
 from ml.data.parallel import map_in_processes
 from ml.data.readers import READERS, Options
-from ml.data.shards import TEMPORARY, is_written, open_exam, write_exam
+from ml.data.shards import is_written, open_exam, write_exam
 from ml.data.sources import ExamSource
 from ml.errors import DataError, UnreadableStudy
+from ml.files import remove_stale
 from ml.progress import Stage
 
 UNREADABLE = "unreadable.csv"
@@ -73,8 +73,7 @@ def prepare_exams(preparation: Preparation, stage: Stage) -> Outcome:
     """
     out = preparation.out
     total = _catalogue(preparation, stage)
-    for stale in out.glob(f"*{TEMPORARY}"):
-        shutil.rmtree(stale)
+    remove_stale(out)
     unreadable = [row for row in read_left_out(out) if row.code == DAMAGED]
     counts = {"written": 0, "kept": 0, "failed": 0}
     tell = stage("decoding", total)

@@ -12,8 +12,6 @@ seed as their name, and nothing else.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -26,13 +24,14 @@ import numpy.typing as npt
 from ml.config import Preprocessing
 from ml.data.exams import LabelledExam, patient_key
 from ml.errors import DataError
+from ml.files import TEMPORARY, whole_folder
 from ml.inference.preprocessing import Prepared, prepare
 from ml.labels import ANY, FINDINGS, IGNORE, FindingsArray, LabelLevel, Subtype, is_blood, union, unknown
 from ml.volume import HuArray
 
 FORMAT = 2
-TEMPORARY = ".tmp"
-"""Ends the name of a folder that is being written."""
+FACTS = "exam.json"
+"""Of a folder with an exam: all but its arrays."""
 HALF_COVERED = 0.5
 MAPPED_FILES = 256
 """Arrays that one process keeps open: each holds a file descriptor, of which systems give 1024."""
@@ -138,7 +137,7 @@ def open_exam(folder: Path) -> ExamShard:
         DataError: there is none, or it was written by a newer program.
     """
     try:
-        facts = json.loads((folder / "exam.json").read_text())
+        facts = json.loads((folder / FACTS).read_text())
     except FileNotFoundError as error:
         raise DataError(f"{folder.name} is no prepared exam: it has no exam.json") from error
     if facts.get("format", 1) > FORMAT:
@@ -148,13 +147,13 @@ def open_exam(folder: Path) -> ExamShard:
 
 def open_folder(folder: Path) -> list[ExamShard]:
     """Every exam of a folder, sorted by name."""
-    written = sorted(path.parent for path in folder.glob("*/exam.json"))
+    written = sorted(path.parent for path in folder.glob(f"*/{FACTS}"))
     return [open_exam(path) for path in written if path.suffix != TEMPORARY]
 
 
 def is_written(folder: Path, config: Preprocessing) -> bool:
     """Is there an exam already, on the grid of `config`? Raises DataError if it is on another one."""
-    if not (folder / "exam.json").is_file():
+    if not (folder / FACTS).is_file():
         return False
     shard = open_exam(folder)
     if shard.grid is not None and shard.grid != Grid.of(config):
@@ -166,24 +165,20 @@ def is_written(folder: Path, config: Preprocessing) -> bool:
 
 
 def write_exam(folder: Path, exam: LabelledExam, config: Preprocessing) -> None:
-    """Put an exam on the network's grid and write it to `folder`, at once or not at all."""
+    """Put an exam on the network's grid and write it to `folder`, at once or not at all; one that is there stays."""
     prepared = prepare(exam.volume, config)
     # Of a thin-slice exam only the slices that some patch can show are kept, as slabs of network thickness.
     kept, neighbours = np.unique(prepared.sampling.neighbours, return_inverse=True)
     neighbours = neighbours.reshape(prepared.sampling.neighbours.shape)
     arrays: dict[str, npt.NDArray[Any]] = {"hu": np.clip(np.rint(prepared.hu_zvu[kept]), -1024, 3071).astype(np.int16)}
     arrays |= _label_arrays(exam, prepared, kept)
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}{TEMPORARY}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, array in arrays.items():
-        np.save(temporary / f"{name}.npy", array)
     facts = _facts(exam, prepared) | {"neighbours": neighbours.tolist(), "grid": asdict(Grid.of(config))}
     if "blood" in arrays:
         facts["bleeding"] = np.flatnonzero((arrays["blood"][neighbours[:, 1]] == 1).any(axis=(1, 2))).tolist()
-    (temporary / "exam.json").write_text(json.dumps(facts))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with whole_folder(folder, mark=FACTS) as new:
+        for name, array in arrays.items():
+            np.save(new / f"{name}.npy", array)
+        (new / FACTS).write_text(json.dumps(facts))
 
 
 def hash_images(hu_zyx: HuArray) -> list[str]:

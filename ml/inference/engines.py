@@ -13,7 +13,6 @@ import importlib.util
 import logging
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ml.files import whole_folder
 from ml.networks.patchfcn import PatchFcn
 
 log = logging.getLogger(__name__)
@@ -183,10 +183,8 @@ class OpenVinoEngine:
 def _keep(model: Any, path: Path) -> None:
     """Save a converted network for the next process: whole or not at all, and never a reason to fail."""
     try:
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent.parent, prefix=".new-"))
-        _openvino().save_model(model, temporary / path.name, compress_to_fp16=False)
-        temporary.rename(path.parent)
+        with whole_folder(path.parent, mark=path.name) as new:
+            _openvino().save_model(model, new / path.name, compress_to_fp16=False)
     except (OSError, RuntimeError) as error:
         log.warning("the converted network was not kept: %s", type(error).__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.files import write_atomically
+from ml.files import remove_stale, whole_folder, write_atomically
 
 WRITERS, TIMES = 4, 200
 
@@ -45,3 +45,53 @@ def test_what_cannot_be_written_leaves_the_file_before_it(tmp_path: Path, monkey
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def write_folder(path: Path, letter: bytes) -> None:
+    """One of several writers of one folder, each with files of its own letter."""
+    for number in range(TIMES):
+        with whole_folder(path / str(number), mark="facts") as new:
+            for name in ("pixels", "facts"):
+                (new / name).write_bytes(letter * 500)
+
+
+def test_of_processes_that_write_one_folder_at_once_the_first_one_counts(tmp_path: Path) -> None:
+    """None of them fails, no folder has files of two, and nothing else is left."""
+    context = multiprocessing.get_context("forkserver")
+    writers = [context.Process(target=write_folder, args=(tmp_path, bytes([97 + number]))) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * WRITERS
+    assert {path.name for path in tmp_path.iterdir()} == {str(number) for number in range(TIMES)}
+    for folder in tmp_path.iterdir():
+        assert len({path.read_bytes() for path in folder.iterdir()}) == 1
+        assert len(list(folder.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_finished_leaves_what_was_there(tmp_path: Path) -> None:
+    """Half of one, which the next writer replaces; and a whole one, which nobody does."""
+    folder = tmp_path / "exam"
+    folder.mkdir()
+    (folder / "pixels").write_bytes(b"half")
+    with pytest.raises(OSError, match="full"), whole_folder(folder, mark="facts"):
+        raise OSError("full")
+    assert [path.name for path in tmp_path.rglob("*")] == ["exam", "pixels"]
+    for content in (b"first", b"second"):
+        with whole_folder(folder, mark="facts") as new:
+            (new / "facts").write_bytes(content)
+    assert [path.name for path in tmp_path.rglob("*")] == ["exam", "facts"]
+    assert (folder / "facts").read_bytes() == b"first"
+
+
+def test_only_what_was_left_long_ago_is_stale(tmp_path: Path) -> None:
+    """Another machine may be writing now."""
+    for name in ("old.0.tmp", "new.1.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"file.{name}").write_bytes(b"half")
+    os.utime(tmp_path / "old.0.tmp", (0, 0))
+    os.utime(tmp_path / "file.old.0.tmp", (0, 0))
+    (tmp_path / "whole").mkdir()
+    remove_stale(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"new.1.tmp", "file.new.1.tmp", "whole"}
