@@ -37,15 +37,6 @@ SPARSE = 1.9
 
 
 @dataclass(frozen=True)
-class Gap:
-    """A step between neighbouring slices in which slices are missing."""
-
-    after_mm: float
-    """Offset of the last slice before it."""
-    step_mm: float
-
-
-@dataclass(frozen=True)
 class Stack:
     """The geometry of one series; offsets are millimetres along the normal from its first slice, ascending."""
 
@@ -63,7 +54,8 @@ class Stack:
     """Images at a position that another image of the stack already holds."""
     outside: int = 0
     """Images that do not fit: without position or orientation, or not parallel to the others."""
-    gaps: tuple[Gap, ...] = ()
+    gaps_mm: tuple[float, ...] = ()
+    """Steps between neighbouring slices in which slices are missing."""
     sparse: bool = False
     """The median step is SPARSE thicknesses or more: every other slice, or more, is missing."""
     wide_steps: int = 0
@@ -93,7 +85,7 @@ class Stack:
     @property
     def intact(self) -> bool:
         """No slice missing, none doubled, none that does not belong; at least two slices."""
-        return len(self.offsets_mm) > 1 and not (self.gaps or self.sparse or self.duplicates or self.outside)
+        return len(self.offsets_mm) > 1 and not (self.gaps_mm or self.sparse or self.duplicates or self.outside)
 
 
 def stack_of(instances: Iterable[InstanceFacts]) -> Stack:
@@ -127,18 +119,18 @@ def stack_of(instances: Iterable[InstanceFacts]) -> Stack:
         thickness_range_mm=between,
         duplicates=len(along) - len(kept),
         outside=len(facts) - len(inside),
-        gaps=tuple(Gap(offsets[i], steps[i]) for i in range(len(steps)) if _is_gap(steps, i, local[i])),
+        gaps_mm=tuple(steps[i] for i in range(len(steps)) if _is_gap(steps, i, local[i])),
         sparse=_is_sparse(steps, local),
         wide_steps=sum(t is not None and step >= SPARSE * t for step, t in zip(steps, local, strict=True)),
     )
 
 
-def is_contiguous(instances: Iterable[InstanceFacts], *, min_coverage_mm: float = 100.0, min_slices: int = 10) -> bool:
+def is_contiguous(instances: Iterable[InstanceFacts], *, min_coverage_mm: float, min_slices: int) -> bool:
     """True when the headers prove that the series is whole: see `missing_evidence`."""
     return missing_evidence(stack_of(instances), min_coverage_mm=min_coverage_mm, min_slices=min_slices) is None
 
 
-def missing_evidence(stack: Stack, *, min_coverage_mm: float = 100.0, min_slices: int = 10) -> str | None:
+def missing_evidence(stack: Stack, *, min_coverage_mm: float, min_slices: int) -> str | None:
     """What speaks against the stack being whole, as a clause for people; None when nothing does.
 
     Slices lost at either end leave no trace in the geometry; `min_coverage_mm` is the only guard against that.
@@ -148,7 +140,7 @@ def missing_evidence(stack: Stack, *, min_coverage_mm: float = 100.0, min_slices
         (stack.outside, f"{stack.outside} images without position or not parallel to the others"),
         (stack.duplicates, f"{stack.duplicates} images at a position that is already taken"),
         (stack.sparse, f"slices are thinner than the {stack.spacing_mm or 0.0:.1f} mm between them"),
-        (stack.gaps, f"a gap of {max((gap.step_mm for gap in stack.gaps), default=0.0):.1f} mm"),
+        (stack.gaps_mm, f"a gap of {max(stack.gaps_mm, default=0.0):.1f} mm"),
         (stack.wide_steps, f"{stack.wide_steps} steps of {SPARSE} slice thicknesses or more"),
         (stack.extent_mm < min_coverage_mm, f"covers {stack.extent_mm:.0f} of at least {min_coverage_mm:.0f} mm"),
     ):

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dicom_node import stack as stacks
 from dicom_node.facts import InstanceFacts
 from dicom_node.read_facts import facts_of_file
-from dicom_node.stack import dot, is_contiguous, missing_evidence, slice_normal, stack_of
+from dicom_node.stack import dot, slice_normal, stack_of
 from ml.data.spacing import check_no_gap
 from ml.errors import UnreadableStudy
 from tests.real_heads import ge_files
 
 Orientation = tuple[float, float, float, float, float, float]
+
+is_contiguous = partial(stacks.is_contiguous, min_coverage_mm=100.0, min_slices=10)
+missing_evidence = partial(stacks.missing_evidence, min_coverage_mm=100.0, min_slices=10)
 
 
 def tilted(degrees: float) -> Orientation:
@@ -94,7 +99,7 @@ def test_one_lost_slice_inside_is_a_gap(lost: int) -> None:
     del offsets[lost]
     for thickness in (5.0, None):
         stack = stack_of(scan(offsets, thickness))
-        assert [gap.step_mm for gap in stack.gaps] == [10.0]
+        assert stack.gaps_mm == (10.0,)
         assert not is_contiguous(scan(offsets, thickness))
 
 
@@ -104,7 +109,7 @@ def test_a_lost_slice_in_either_zone_of_two_is_missed(lost: int) -> None:
     offsets, thickness = offsets_of(*TWO_ZONES[0]), list(TWO_ZONES[1])
     del offsets[lost], thickness[lost]
     facts = scan(offsets, thickness)
-    assert len(stack_of(facts).gaps) == (lost not in (13, 14))
+    assert len(stack_of(facts).gaps_mm) == (lost not in (13, 14))
     assert is_contiguous(facts) == (lost == 14)  # 11 mm to a 7 mm slice: as a wide step it would be 1.6 thicknesses
 
 
@@ -119,7 +124,7 @@ def test_a_run_of_steps_of_two_thicknesses_proves_nothing() -> None:
 def test_two_lost_slices_with_one_between_are_a_gap() -> None:
     """5, 10, 10, 5 mm: with a known thickness."""
     offsets = [offset for offset in offsets_of(*[5.0] * 30) if offset not in (50.0, 60.0)]
-    assert len(stack_of(scan(offsets, 5.0)).gaps) == 2
+    assert len(stack_of(scan(offsets, 5.0)).gaps_mm) == 2
 
 
 def test_every_other_slice_is_not_a_series() -> None:
@@ -152,7 +157,7 @@ def test_the_volume_reader_agrees_on_what_is_missing(steps: list[float], data: s
         check_no_gap(np.array(stack.offsets_mm), thickness)
     except UnreadableStudy:
         refused = True
-    assert refused == (bool(stack.gaps) or stack.sparse)
+    assert refused == (bool(stack.gaps_mm) or stack.sparse)
 
 
 @pytest.mark.parametrize(
