@@ -28,6 +28,7 @@ from dicom_node.config import Config, load_config
 from dicom_node.config_peers import DestinationConfig
 from dicom_node.conformance import statement
 from dicom_node.db import Database, make_engine
+from dicom_node.eligibility import explain
 from dicom_node.errors import ConfigError, DeliveryError, NodeError, NotFound, NotPossible
 from dicom_node.states import DeliveryState, JobState
 from dicom_node.transport import Answer, Outgoing, outgoing
@@ -343,7 +344,7 @@ def rules_test_command(folder: Annotated[Path, typer.Argument(exists=True)], as_
         series = [asdict(verdict) for verdict in choice.verdicts]
         print_json({"chosen": choice.chosen, "code": choice.code, "sentence": choice.sentence, "series": series})
     else:
-        print_rows("series", rules_trial.rows(choice))
+        print_rows("series", explain(choice))
         console.print(choice.sentence or "", markup=False)
     if choice.chosen is None:
         raise typer.Exit(ANSWER_IS_NO)

@@ -32,9 +32,9 @@ from dicom_node.config_sections import (
     RetentionConfig,
     WorkerConfig,
 )
-from dicom_node.eligibility import EligibilityRules
 from dicom_node.errors import ConfigError
 from dicom_node.profiles import BUILT_IN, STANDARD, ProfileConfig, Variant, variants, with_what_they_refer_to
+from dicom_node.rules import EligibilityRules
 from dicom_node.section import Section
 from dicom_node.states import ResultKind
 

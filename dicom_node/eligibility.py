@@ -23,8 +23,6 @@ from dicom_node.series import Series, excluded_by, holds, series_of
 if TYPE_CHECKING:
     from dicom_node.facts import InstanceFacts
 
-__all__ = ["Choice", "EligibilityRules", "SeriesVerdict", "choose", "explain"]
-
 CHOSEN, ELIGIBLE, MIXED_PATIENTS = "CHOSEN", "ELIGIBLE", "MIXED_PATIENTS"
 
 STUDY_SENTENCES: dict[str, str] = {

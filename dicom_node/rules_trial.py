@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from dicom_node.eligibility import Choice, EligibilityRules, choose, explain
+from dicom_node.eligibility import Choice, choose
 from dicom_node.errors import NotFound
 from dicom_node.facts import InstanceFacts
 from dicom_node.read_facts import facts_of_file
+from dicom_node.rules import EligibilityRules
 
 
 def choose_in(folder: Path, rules: EligibilityRules) -> Choice:
@@ -18,8 +18,3 @@ def choose_in(folder: Path, rules: EligibilityRules) -> Choice:
     if not facts:
         raise NotFound(f"no DICOM file was found below {folder}")
     return choose(facts, rules)
-
-
-def rows(choice: Choice) -> list[dict[str, Any]]:
-    """A table row per series, ranked."""
-    return [dict(row) for row in explain(choice)]

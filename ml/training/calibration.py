@@ -17,7 +17,7 @@ from ml.errors import TrainingError
 from ml.evaluation.metrics import auc, dsc
 from ml.inference.brain import FAINT_PROB
 from ml.inference.predictor import Predictor
-from ml.inference.scores import EXAM_FEATURES, SLICE_FEATURES, exam_features, slice_features
+from ml.inference.scores import exam_features, slice_features
 from ml.volume import FloatArray, MaskArray, Volume
 
 PIXEL_PROBS = (FAINT_PROB, 0.4, 0.5, 0.6, 0.7)
@@ -166,6 +166,3 @@ def _evidence(predictor: Predictor, exam: PixelLabelled) -> _ExamEvidence:
         exam_features=tuple(exam_features(*arguments, pixel_prob=prob) for prob in PIXEL_PROBS),
         dsc=tuple(dsc(evidence.prob >= prob, exam.truth) for prob in PIXEL_PROBS),
     )
-
-
-__all__ = ["EXAM_FEATURES", "SLICE_FEATURES", "calibrate", "evaluate_on_phantoms", "fit_logistic", "with_calibration"]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ml.config import Preprocessing
+from ml.data.shards import ExamShard
 from ml.files import write_atomically
 from ml.inference.preprocessing import to_channels
 from ml.training.recipe import Machine
-from ml.training.shards import ExamShard
 
 BATCH = 8
 FAINT = 0.05

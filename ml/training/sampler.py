@@ -16,14 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ml.config import Preprocessing
-from ml.labels import IGNORE
+from ml.data.shards import TISSUE_HU, ExamShard
 from ml.training.augmentation import Augmentation, augment
 from ml.training.lures import Lure
 from ml.training.recipe import Sampling
-from ml.training.shards import ExamShard
 from ml.training.targets import Indices, Pool
-
-TISSUE_HU = -200
 
 F32Array = npt.NDArray[np.float32]
 I16Array = npt.NDArray[np.int16]
@@ -234,6 +231,3 @@ def _stack(patches: list[Patch]) -> Batch:
         torch.from_numpy(np.stack(pixels)),
         torch.tensor(classes, dtype=torch.float32),
     )
-
-
-__all__ = ["IGNORE", "Batch", "PatchBatches", "Step", "to_images"]

@@ -29,8 +29,6 @@ CRANIECTOMIES_FROM = 700_000
 SIMULATED = "simulated"
 """The data set's name of simulated exams; each is a patient of its own."""
 
-__all__ = ["ExamShard", "make_shards", "open_shards"]
-
 
 def open_shards(folder: Path, seeds: Iterable[int]) -> list[ExamShard]:
     """The exams of the given seeds, in that order; every one must be there."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml.training.shards import ExamShard, open_shards
+from ml.data.shards import ExamShard
+from ml.training.shards import open_shards
 
 
 def write_exam(folder: Path, seed: int, *, bleeding: bool, size: int = 64, slices: int = 4) -> None:

@@ -8,13 +8,13 @@ import pytest
 
 from ml.config import COMPACT_PREPROCESSING
 from ml.data.series import read_volume
+from ml.data.shards import ExamShard
 from ml.errors import DataError
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_series
 from ml.training import backgrounds
 from ml.training.backgrounds import CLEAN, exams_of, make_backgrounds
 from ml.training.paint import SHAPES, paint_bleeds
-from ml.training.shards import ExamShard
 from ml.volume import Volume
 from tests.dicom_factory import ct_series, write
 from tests.real_heads import ge_head, injured_head

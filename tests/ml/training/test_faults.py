@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ml.data.shards import ExamShard
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
 from ml.training import loop
@@ -19,7 +20,6 @@ from ml.training.checkpoints import load_checkpoint
 from ml.training.loop import CHECKPOINT, train
 from ml.training.recipe import Machine, Span
 from ml.training.sampler import PatchBatches, Step
-from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
 from tests.ml.processes import REPO, run_python

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ml.data.shards import ExamShard
 from ml.errors import TrainingError
 from ml.networks.patchfcn import COMPACT, PatchFcn
 from ml.training.augmentation import Augmentation
@@ -14,7 +15,6 @@ from ml.training.loop import CHECKPOINT, train
 from ml.training.lures import find_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling, Span
 from ml.training.sampler import Batch, PatchBatches, Step
-from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
 

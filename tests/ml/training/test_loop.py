@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ml.data.shards import ExamShard
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
 from ml.training.augmentation import Augmentation
@@ -14,7 +15,6 @@ from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.loop import CHECKPOINT, train
 from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, Recipe, Sampling, Span
 from ml.training.sampler import PatchBatches
-from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
 

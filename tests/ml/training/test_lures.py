@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ml.config import Preprocessing
-from ml.data.shards import open_exam
+from ml.data.shards import ExamShard, open_exam
 from ml.networks.patchfcn import Logits
 from ml.training.augmentation import Augmentation
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.recipe import Machine, Sampling
 from ml.training.sampler import PatchBatches
-from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_PREPROCESSING
 

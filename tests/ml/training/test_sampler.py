@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from ml.data.shards import ExamShard
 from ml.inference.preprocessing import to_channels
 from ml.labels import IGNORE
 from ml.training.augmentation import Augmentation
 from ml.training.recipe import Sampling
 from ml.training.sampler import Batch, Choice, PatchBatches, to_images
-from ml.training.shards import ExamShard
 from ml.training.targets import LABELS, ImageLabels, Pool
 from tests.ml.conftest import TINY_PREPROCESSING
 
