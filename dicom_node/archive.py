@@ -3,9 +3,10 @@
     incoming/                           being received; anything older than the process is swept at start
     instances/3f1/<study>/<series>/     <SOP Instance UID>-<16 hex digits of the digest>.dcm
     conflicts/                          same UID, other bytes
+    results/ab/                         what the worker made; it writes its files itself (worker.results.files)
 
-A file's name holds the digest of its dataset, so no file is ever replaced by another content: the same bytes land on
-the same name, other bytes beside it. `commit` returns when the file, its name and every new folder are durable.
+The name of a received file holds the digest of its dataset, so none is ever replaced by another content: the same bytes
+land on the same name, other bytes beside it. `commit` returns when the file, its name and every new folder are durable.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from dicom_node.errors import ArchiveError, OutOfSpace, UnsafeUid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from typing_extensions import Buffer
@@ -320,17 +321,6 @@ def intact(archive: Archive, stored: StoredFile) -> bool:
             sha256.update(piece)
             size_bytes += len(piece)
     return (sha256.hexdigest(), size_bytes) == (stored.sha256, stored.size_bytes)
-
-
-def put(archive: Archive, key: InstanceKey, *, head: bytes, pieces: Iterable[bytes]) -> StoredFile:
-    """Keep a dataset made here (a result), as durably as a received one. Raises OutOfSpace, ArchiveError."""
-    spool = archive.spool(head)
-    try:
-        for piece in pieces:
-            spool.write(piece)
-        return archive.commit(spool, key)
-    finally:
-        spool.discard()
 
 
 def _remove_unless_held(file: Path, older_than: float) -> bool:

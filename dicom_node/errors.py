@@ -6,7 +6,6 @@ NodeError                    root; `code` is stable and may be stored; `retryabl
 |  +- OutOfSpace             free space is below the watermark, or the disk said ENOSPC (retryable)
 |  +- UnsafeUid              a UID that must not become part of a path
 +- LeaseLost                 another worker owns the job now; what this one did is thrown away
-+- StudyRejected             the study cannot be analysed: an answer, not a fault
 +- DeliveryError
 |  +- DestinationUnavailable no connection, or a status that time can heal (retryable)
 |  +- DestinationRefused     the destination will never take this object as it is
@@ -55,14 +54,6 @@ class LeaseLost(NodeError):
     """The job belongs to another attempt."""
 
     code = "LEASE_LOST"
-
-
-class StudyRejected(NodeError):
-    """The study cannot be analysed; `code` and the sentence go into the SR."""
-
-    def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code = code
 
 
 class DeliveryError(NodeError):

@@ -87,7 +87,6 @@ class ResultKind(StrEnum):
 
 
 OPEN_JOB_STATES = (JobState.QUEUED, JobState.RUNNING)
-ENDED_WITH_RESULT = (JobState.SUCCEEDED, JobState.REJECTED)
 ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
 """The destination took it."""
 

@@ -111,37 +111,6 @@ def sensitivity_at(specificity: float, scores: Scores, positive: Flags) -> float
     return float(curve.sensitivity[curve.specificity >= specificity - 1e-12].max())
 
 
-@dataclass(frozen=True)
-class Called:
-    """A confusion table at one operating point."""
-
-    true_positives: int
-    false_negatives: int
-    false_positives: int
-    true_negatives: int
-
-    @property
-    def sensitivity(self) -> float:
-        """NaN without a positive."""
-        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
-
-    @property
-    def specificity(self) -> float:
-        """NaN without a negative."""
-        return _ratio(self.true_negatives, self.true_negatives + self.false_positives)
-
-
-def count_calls(called: Flags, positive: Flags) -> Called:
-    """The table of calls against the reference standard."""
-    calls, flags = np.asarray(called, dtype=np.bool_), np.asarray(positive, dtype=np.bool_)
-    return Called(
-        true_positives=int((calls & flags).sum()),
-        false_negatives=int((~calls & flags).sum()),
-        false_positives=int((calls & ~flags).sum()),
-        true_negatives=int((~calls & ~flags).sum()),
-    )
-
-
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
     """(PPV, NPV) where a share `prevalence` of exams bleeds (Bayes). The set's own share seldom is that of a ward.
 

@@ -9,7 +9,7 @@ in the tables, with the reason that the study gives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
@@ -105,11 +105,6 @@ class Study:
     def records(self, folder: Path, model: str, set_name: str) -> RecordSet:
         """Raises EvaluationError where there are none."""
         return read_records(record_folder(folder, model, set_name))
-
-    def with_model(self, model: StudyModel) -> Study:
-        """Added, or in place of the one of that name."""
-        others = tuple(one for one in self.models if one.name != model.name)
-        return replace(self, models=(*others, model))
 
 
 _STUDY = TypeAdapter(Study)

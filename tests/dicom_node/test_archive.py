@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.archive import PLACE_TRIES, FolderArchive, InstanceKey, check_uid, instance_folder, put
+from dicom_node.archive import PLACE_TRIES, FolderArchive, InstanceKey, check_uid, instance_folder
 from dicom_node.errors import ArchiveError, OutOfSpace, UnsafeUid
+from tests.dicom_node.filing import put
 
 KEY = InstanceKey("1.2.3", "1.2.3.4", "1.2.3.4.5")
 HEAD = b"head"

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_node import schema
-from dicom_node.archive import FolderArchive, InstanceKey, put
+from dicom_node.archive import FolderArchive, InstanceKey
 from dicom_node.config_sections import DatabaseConfig
 from dicom_node.db import make_engine, now
 from dicom_node.group_commit import GroupCommit
@@ -19,6 +19,7 @@ from dicom_node.part10 import file_head
 from dicom_node.reconcile import reconcile
 from dicom_node.statuses import Status
 from dicom_node.tables import Association, AuditEvent, Conflict, Instance, Job, Result, Study
+from tests.dicom_node.filing import put
 from tests.dicom_node.raw_peer import CT, EXPLICIT, ct_dataset
 
 if TYPE_CHECKING:

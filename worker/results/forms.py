@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dicom_node.result_forms import Family, Form, FormName
+from dicom_node.result_forms import Family
 from worker.results.capture import write_capture, write_rejection_capture
 from worker.results.errors import ResultInvalid
 from worker.results.kos import write_kos
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+    from dicom_node.result_forms import Form
     from worker.results.context import ResultContext
     from worker.results.exam import AnalysedExam
 
 _ALONE = {Family.KOS: write_kos, Family.SC: write_capture, Family.PDF: write_pdf}
 """Families whose objects stand on the exam alone."""
-DEFAULT_FORMS = (Form(FormName.SEG_BINARY), Form(FormName.SR_3D))
-"""What a destination gets that asks for nothing else."""
 
 
 def write_form(

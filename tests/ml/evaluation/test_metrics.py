@@ -14,7 +14,6 @@ from ml.evaluation.metrics import (
     auc,
     brier,
     calibration_error,
-    count_calls,
     dsc,
     dsc_figures,
     predictive_values,
@@ -116,25 +115,13 @@ def test_scores_that_do_not_fit_are_refused(scores: list[float]) -> None:
         auc(scores, [True, False])
 
 
-def test_calls_equal_scikit_learn() -> None:
-    """Four counts and two shares."""
-    scores, positive = drawn(2)
-    called = scores >= 0.5
-    (tn, fp), (fn, tp) = confusion_matrix(positive, called)
-    table = count_calls(called, positive)
-    assert (table.true_negatives, table.false_positives) == (tn, fp)
-    assert (table.false_negatives, table.true_positives) == (fn, tp)
-    assert table.sensitivity == pytest.approx(tp / (tp + fn))
-    assert table.specificity == pytest.approx(tn / (tn + fp))
-
-
 def test_predictive_values_at_the_set_s_own_prevalence_are_those_of_its_counts() -> None:
     """Bayes gives the counts back; at a low prevalence most alarms are false."""
     scores, positive = drawn(3)
-    table = count_calls(scores >= 0.5, positive)
-    ppv, npv = predictive_values(table.sensitivity, table.specificity, float(positive.mean()))
-    assert ppv == pytest.approx(table.true_positives / (table.true_positives + table.false_positives))
-    assert npv == pytest.approx(table.true_negatives / (table.true_negatives + table.false_negatives))
+    (tn, fp), (fn, tp) = confusion_matrix(positive, scores >= 0.5)
+    ppv, npv = predictive_values(tp / (tp + fn), tn / (tn + fp), float(positive.mean()))
+    assert ppv == pytest.approx(tp / (tp + fp))
+    assert npv == pytest.approx(tn / (tn + fn))
     assert predictive_values(0.9, 0.9, 0.01)[0] == pytest.approx(0.0833, abs=1e-4)
     assert math.isnan(predictive_values(0.0, 1.0, 0.5)[0])
     with pytest.raises(ValueError, match="prevalence"):

@@ -140,7 +140,6 @@ def test_a_study_names_its_models_and_sets(tmp_path: Path) -> None:
     )
     write_study(tmp_path, study)
     assert read_study(tmp_path) == study
-    assert study.with_model(replace(study.models[0], title="New")).models[0].title == "New"
     folder = record_folder(tmp_path, "baseline", "test")
     open_folder(folder, ORIGIN)
     assert study.records(tmp_path, "baseline", "test").missing == 3

@@ -191,8 +191,10 @@ def test_a_model_against_itself_differs_by_nothing(report: Report) -> None:
 def test_the_ranker_s_side_is_the_student_unless_another_is_named(report: Report, tmp_path: Path) -> None:
     """One round of both is what isolates the ranker."""
     assert report.place(ModelRole.RANKED_ONCE, SetRole.VALIDATION).key == "student/validation"
-    study = read_study(report.folder).with_model(StudyModel("once", ModelRole.RANKED_ONCE, "One round"))
-    write_study(tmp_path, study)
+    study = read_study(report.folder)
+    write_study(
+        tmp_path, replace(study, models=(*study.models, StudyModel("once", ModelRole.RANKED_ONCE, "One round")))
+    )
     assert Report(tmp_path).place(ModelRole.RANKED_ONCE, SetRole.VALIDATION).key == "once/validation"
 
 
