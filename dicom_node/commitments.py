@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import deliveries
 from dicom_node.audit import record
+from dicom_node.backoff import backoff_s
 from dicom_node.commitment_messages import FailureReason, Report
 from dicom_node.config import Config
 from dicom_node.db import Database, now
@@ -237,11 +238,7 @@ def _waiting(session: Session, items: Sequence[Unconfirmed]) -> Sequence[Deliver
     """Of these deliveries, locked, those that still wait: a report may have come meanwhile."""
     return session.scalars(
         sa.select(Delivery)
-        .where(
-            Delivery.id.in_([item.delivery_id for item in items]),
-            Delivery.state == DeliveryState.SENT,
-            Delivery.confirm_at.is_not(None),
-        )
+        .where(Delivery.id.in_([item.delivery_id for item in items]), *deliveries.UNCONFIRMED)
         .order_by(Delivery.id)
         .with_for_update()
     ).all()
@@ -318,7 +315,7 @@ def _since_sent_s(delivery: Delivery) -> float:
 
 def _step_later(delivery: Delivery, *, error: str, config: Config) -> None:
     steps = delivery.confirm_rounds + delivery.confirm_attempts
-    delivery.confirm_at = now() + timedelta(seconds=deliveries.wait_s(steps, config.delivery))
+    delivery.confirm_at = now() + timedelta(seconds=backoff_s(steps, config.delivery))
     delivery.lease_until = None
     delivery.last_error = error[:512]
 
@@ -346,7 +343,7 @@ def _note_done(session: Session, delivery: Delivery) -> None:
             Result.superseded_at.is_(None),
             sa.or_(
                 Delivery.state.in_((DeliveryState.PENDING, DeliveryState.DEAD)),
-                sa.and_(Delivery.state == DeliveryState.SENT, Delivery.confirm_at.is_not(None)),
+                sa.and_(*deliveries.UNCONFIRMED),
             ),
         )
     )

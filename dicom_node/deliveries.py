@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import record
+from dicom_node.backoff import backoff_s
 from dicom_node.config import Config
 from dicom_node.config_sections import DeliveryConfig, RouteConfig
 from dicom_node.db import Database, now
@@ -22,6 +22,8 @@ from dicom_node.transport import Answer
 
 TOGETHER_S = 1.0
 """So long after it was sent a result is made sure of, together with those that were sent in the meantime."""
+UNCONFIRMED = (Delivery.state == DeliveryState.SENT, Delivery.confirm_at.is_not(None))
+"""Of deliveries: sent, and the destination's word that it keeps it has not come."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,7 @@ def claim_due(database: Database, destination: str, *, lease_s: float, limit: in
         rows = session.execute(
             sa.select(Delivery, Result)
             .join(Result, Delivery.result_id == Result.id)
-            .where(
-                Delivery.destination == destination,
-                Delivery.state == DeliveryState.PENDING,
-                sa.or_(Delivery.not_before.is_(None), Delivery.not_before <= now()),
-                sa.or_(Delivery.lease_until.is_(None), Delivery.lease_until < now()),
-            )
+            .where(Delivery.destination == destination, *_due())
             .order_by(Delivery.id)
             .limit(limit)
             .with_for_update(skip_locked=True, of=Delivery)
@@ -158,16 +155,14 @@ def claim_due(database: Database, destination: str, *, lease_s: float, limit: in
 
 def any_due(session: Session) -> set[str]:
     """The destinations that have something to be sent now."""
-    return set(
-        session.scalars(
-            sa.select(Delivery.destination)
-            .where(
-                Delivery.state == DeliveryState.PENDING,
-                sa.or_(Delivery.not_before.is_(None), Delivery.not_before <= now()),
-                sa.or_(Delivery.lease_until.is_(None), Delivery.lease_until < now()),
-            )
-            .distinct()
-        )
+    return set(session.scalars(sa.select(Delivery.destination).where(*_due()).distinct()))
+
+
+def _due() -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        Delivery.state == DeliveryState.PENDING,
+        sa.or_(Delivery.not_before.is_(None), Delivery.not_before <= now()),
+        sa.or_(Delivery.lease_until.is_(None), Delivery.lease_until < now()),
     )
 
 
@@ -203,7 +198,7 @@ def not_sent(database: Database, due: DueDelivery, answer: Answer, config: Deliv
         delivery.last_status = answer.status
         delivery.last_error = answer.error[:512]
         if answer.retryable and not too_old:
-            pause_s = max(answer.wait_s or 0.0, wait_s(delivery.attempts, config))
+            pause_s = max(answer.wait_s or 0.0, backoff_s(delivery.attempts, config))
             delivery.not_before = now() + timedelta(seconds=pause_s)
             return None
         fallback = fall_back(delivery, others) if answer.form_refused else None
@@ -245,12 +240,6 @@ def note(session: Session, delivery: Delivery, kind: str, **detail: str) -> None
         destination=delivery.destination,
         **detail,
     )
-
-
-def wait_s(attempts: int, config: DeliveryConfig) -> float:
-    """Seconds until try number `attempts` + 1: doubling, capped, with jitter of half to whole."""
-    longest = min(config.retry_longest_s, config.retry_first_s * 2.0 ** min(attempts - 1, 30))
-    return longest * random.uniform(0.5, 1.0)
 
 
 def restart(database: Database, *, delivery_id: int | None = None, destination: str | None = None) -> int:

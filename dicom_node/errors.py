@@ -55,6 +55,9 @@ class LeaseLost(NodeError):
 
     code = "LEASE_LOST"
 
+    def __init__(self, job_id: int, attempt: int) -> None:
+        super().__init__(f"job {job_id} attempt {attempt} is no longer running here")
+
 
 class DeliveryError(NodeError):
     """A result could not be sent."""

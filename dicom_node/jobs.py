@@ -6,7 +6,6 @@ that lost its lease (stopped clock, long pause, lost network) changes nothing wh
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import deliveries
 from dicom_node.audit import record
+from dicom_node.backoff import backoff_s
 from dicom_node.config import Config
 from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import Database, now
@@ -148,7 +148,7 @@ def renew(database: Database, job_id: int, *, attempt: int, lease_s: float) -> N
             .values(lease_until=now() + timedelta(seconds=lease_s)),
         )
         if renewed != 1:
-            raise LeaseLost(f"job {job_id} attempt {attempt} is no longer running here")
+            raise LeaseLost(job_id, attempt)
 
 
 def finish(database: Database, job: ClaimedJob, outcome: Outcome, config: Config) -> None:
@@ -216,12 +216,6 @@ def fail(
         return row.state
 
 
-def backoff_s(failures: int, config: WorkerConfig) -> float:
-    """Seconds to wait after failure number `failures` (from 1): doubling, capped, with jitter of half to whole."""
-    longest = min(config.retry_longest_s, config.retry_first_s * 2.0 ** min(failures - 1, 30))
-    return longest * random.uniform(0.5, 1.0)
-
-
 def _owned(session: Session, job_id: int, attempt: int) -> Job:
     """The job's row, locked, if this attempt still runs it. Raises LeaseLost."""
     row = session.scalar(
@@ -230,7 +224,7 @@ def _owned(session: Session, job_id: int, attempt: int) -> Job:
         .with_for_update(key_share=True)
     )
     if row is None:
-        raise LeaseLost(f"job {job_id} attempt {attempt} is no longer running here")
+        raise LeaseLost(job_id, attempt)
     return row
 
 

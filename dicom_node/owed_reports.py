@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from dicom_node import deliveries
 from dicom_node.archive import Archive, StoredFile, intact
 from dicom_node.audit import record
+from dicom_node.backoff import backoff_s
 from dicom_node.commitment_messages import FailureReason, Reference, Report, Request
 from dicom_node.config_sections import DeliveryConfig
 from dicom_node.db import Database, now
@@ -87,11 +87,7 @@ def claim(database: Database, owed_id: int, *, lease_s: float) -> Owed | None:
     """Lease one report, due or not; None when it is settled or somebody else has it in hand."""
     with database.session() as session:
         row = session.scalar(
-            sa.select(OwedReport)
-            .where(
-                OwedReport.id == owed_id, OwedReport.reported_at.is_(None), OwedReport.given_up_at.is_(None), _free()
-            )
-            .with_for_update()
+            sa.select(OwedReport).where(OwedReport.id == owed_id, *_IS_OWED, _free()).with_for_update()
         )
         return _claimed(row, lease_s) if row is not None else None
 
@@ -205,7 +201,7 @@ def not_reported(database: Database, owed: Owed, *, error: str, retryable: bool,
         row.last_error = error[:512]
         again = retryable and (now() - row.asked_at).total_seconds() <= config.give_up_after_s
         if again:
-            row.not_before = now() + timedelta(seconds=deliveries.wait_s(row.attempts, config))
+            row.not_before = now() + timedelta(seconds=backoff_s(row.attempts, config))
         else:
             row.given_up_at = now()
             record(

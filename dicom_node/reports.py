@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node import owed_reports
 from dicom_node.db import now
+from dicom_node.deliveries import UNCONFIRMED
 from dicom_node.jobs import study_by_uid
 from dicom_node.states import DeliveryState, JobState, StudyState
 from dicom_node.tables import Association, AuditEvent, Conflict, Delivery, Instance, Job, Result, Study, Verdict
@@ -66,7 +67,7 @@ def ledger(session: Session) -> Row:
         },
         "deliveries": deliveries,
         "confirmation": {
-            "waiting": _count(session, Delivery, *_UNCONFIRMED),
+            "waiting": _count(session, Delivery, *UNCONFIRMED),
             "longest_wait_s": _longest_wait_s(session),
         },
         "commitments_asked_by_peers": owed_reports.standing(session),
@@ -131,13 +132,9 @@ def _oldest_waiting_s(session: Session) -> float | None:
     return round((now() - oldest).total_seconds(), 1) if oldest else None
 
 
-_UNCONFIRMED = (Delivery.state == DeliveryState.SENT, Delivery.confirm_at.is_not(None))
-"""Sent, and the destination's word that it keeps it has not come."""
-
-
 def _longest_wait_s(session: Session) -> float | None:
     """How long the oldest of the unconfirmed deliveries waits, seconds; None when none does."""
-    oldest: datetime | None = session.scalar(sa.select(sa.func.min(Delivery.sent_at)).where(*_UNCONFIRMED))
+    oldest: datetime | None = session.scalar(sa.select(sa.func.min(Delivery.sent_at)).where(*UNCONFIRMED))
     return round((now() - oldest).total_seconds(), 1) if oldest else None
 
 

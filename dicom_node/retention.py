@@ -29,6 +29,7 @@ from dicom_node.audit import record
 from dicom_node.config import Config
 from dicom_node.config_sections import RetentionConfig
 from dicom_node.db import Database, now
+from dicom_node.deliveries import UNCONFIRMED
 from dicom_node.errors import ArchiveError
 from dicom_node.reconcile import remove_unknown
 from dicom_node.states import DeliveryState, JobState, StudyState
@@ -305,11 +306,7 @@ def _remove_results(database: Database, archive: Archive, before: datetime) -> A
 
 def _asked_and_over(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
     """Of transactions that this node asked for: no result waits for its report any more."""
-    waiting = sa.select(Delivery.id).where(
-        Delivery.commitment_id == Commitment.id,
-        Delivery.state == DeliveryState.SENT,
-        Delivery.confirm_at.is_not(None),
-    )
+    waiting = sa.select(Delivery.id).where(Delivery.commitment_id == Commitment.id, *UNCONFIRMED)
     return Commitment.asked_at < before, ~waiting.correlate(Commitment).exists()
 
 

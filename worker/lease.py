@@ -53,7 +53,7 @@ class Lease:
     def check(self) -> None:
         """Raise LeaseLost when the job was cancelled or given to another worker."""
         if self._lost:
-            raise LeaseLost(f"job {self._job.id} attempt {self._job.attempt} is no longer running here")
+            raise LeaseLost(self._job.id, self._job.attempt)
 
     def _beat(self) -> None:
         deadline = time.monotonic() + self._config.time_limit_s

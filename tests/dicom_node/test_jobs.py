@@ -8,8 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dicom_node import jobs
 from dicom_node.config_sections import WorkerConfig
@@ -159,14 +157,6 @@ def test_a_permanent_error_fails_at_once(house: House) -> None:
     config = house.config.worker
     assert jobs.fail(house.database, job, code="X", text="y" * 5000, retryable=False, config=config) is JobState.FAILED
     assert house.row(job.id).error_code == "X"
-
-
-@given(st.integers(1, 10_000), st.floats(0.1, 100), st.floats(0.1, 5000))
-def test_waits_grow_to_their_cap(failures: int, first_s: float, longest_s: float) -> None:
-    """Between half the doubled wait and the whole of it, and never above the cap."""
-    config = WorkerConfig(retry_first_s=first_s, retry_longest_s=longest_s)
-    whole = min(longest_s, first_s * 2.0 ** min(failures - 1, 30))
-    assert 0.5 * whole <= jobs.backoff_s(failures, config) <= whole
 
 
 def test_results_and_their_deliveries_come_with_the_end_or_not_at_all(make_house: Callable[..., House]) -> None:
