@@ -31,6 +31,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def age_s(moment: datetime | None) -> float | None:
+    """Seconds since that moment, to a tenth; None where there was none."""
+    return round((now() - moment).total_seconds(), 1) if moment else None
+
+
 def make_engine(database: DatabaseConfig) -> sa.Engine:
     """An engine whose commits are durable when they return.
 

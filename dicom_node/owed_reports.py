@@ -8,7 +8,7 @@ reported as committed is marked first, so that retention never removes it: its s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from dicom_node.audit import record
 from dicom_node.backoff import backoff_s
 from dicom_node.commitment_messages import FailureReason, Reference, Report, Request
 from dicom_node.config_sections import DeliveryConfig
-from dicom_node.db import Database, now
+from dicom_node.db import Database, age_s, now
 from dicom_node.errors import ArchiveError
 from dicom_node.tables import Instance, OwedReport
 
@@ -220,10 +220,6 @@ def standing(session: Session) -> dict[str, int | float | None]:
     given_up = sa.select(sa.func.count()).select_from(OwedReport).where(OwedReport.given_up_at.is_not(None))
     return {
         "owed": int(owed),
-        "longest_wait_s": _age_s(oldest),
+        "longest_wait_s": age_s(oldest),
         "given_up": int(session.scalar(given_up) or 0),
     }
-
-
-def _age_s(moment: datetime | None) -> float | None:
-    return round((now() - moment).total_seconds(), 1) if moment else None

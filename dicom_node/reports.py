@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node import owed_reports
-from dicom_node.db import now
+from dicom_node.db import age_s
 from dicom_node.deliveries import UNCONFIRMED
 from dicom_node.jobs import study_by_uid
 from dicom_node.states import DeliveryState, JobState, StudyState
@@ -36,6 +36,7 @@ def ledger(session: Session) -> Row:
         .where(Study.state == StudyState.COMPLETE, Study.id.not_in(sa.select(Job.study_id)))
     )
     nothing = session.scalar(without_job) or 0
+    unfinished, forgotten = _unfinished(session), _forgotten(session)
     studies = {
         "received": received,
         "processed": by_state.get(JobState.SUCCEEDED, 0),
@@ -73,11 +74,11 @@ def ledger(session: Session) -> Row:
         "commitments_asked_by_peers": owed_reports.standing(session),
         "open_associations": _count(session, Association, Association.closed_at.is_(None)),
         "oldest_waiting_s": _oldest_waiting_s(session),
-        "unfinished_results": _unfinished(session),
-        "forgotten_forms": _forgotten(session),
+        "unfinished_results": unfinished,
+        "forgotten_forms": forgotten,
         "balances": received == sum(count for name, count in studies.items() if name != "received")
-        and _unfinished(session) == 0
-        and _forgotten(session) == 0,
+        and unfinished == 0
+        and forgotten == 0,
     }
 
 
@@ -128,14 +129,12 @@ def _forgotten(session: Session) -> int:
 
 def _oldest_waiting_s(session: Session) -> float | None:
     """Age of the oldest queued job, seconds; None when nothing waits."""
-    oldest: datetime | None = session.scalar(sa.select(sa.func.min(Job.queued_at)).where(Job.state == JobState.QUEUED))
-    return round((now() - oldest).total_seconds(), 1) if oldest else None
+    return age_s(session.scalar(sa.select(sa.func.min(Job.queued_at)).where(Job.state == JobState.QUEUED)))
 
 
 def _longest_wait_s(session: Session) -> float | None:
     """How long the oldest of the unconfirmed deliveries waits, seconds; None when none does."""
-    oldest: datetime | None = session.scalar(sa.select(sa.func.min(Delivery.sent_at)).where(*UNCONFIRMED))
-    return round((now() - oldest).total_seconds(), 1) if oldest else None
+    return age_s(session.scalar(sa.select(sa.func.min(Delivery.sent_at)).where(*UNCONFIRMED)))
 
 
 def _count(session: Session, table: type[Any], *conditions: sa.ColumnElement[bool]) -> int:

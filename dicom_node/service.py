@@ -97,7 +97,7 @@ def run_listener(config: Config, *, on_ready: Callable[[int], None] | None = Non
         config,
         engine,
         archive,
-        listener_id=_name("listener"),
+        listener_id=process_name("listener"),
         services=commitment_service.services(Database(engine), archive, config),
         service_sop_classes=commitment_service.SOP_CLASSES,
     )
@@ -167,7 +167,7 @@ class Part:
         """Start it, a worker under a name of its own."""
         environment = {**os.environ, **self.environment, SUPERVISOR: str(os.getpid())}
         if self.is_worker:
-            self.worker_id = _name(self.name)
+            self.worker_id = process_name(self.name)
             environment[WORKER_ID] = self.worker_id
         self.process = subprocess.Popen(self.command, env=environment)  # noqa: S603  (our own command line)
         self.started = time.monotonic()
@@ -247,6 +247,6 @@ def _end(part: Part, *, grace_s: float) -> None:
         part.process.wait()
 
 
-def _name(part: str) -> str:
-    """A name for this process's rows, never used again."""
+def process_name(part: str) -> str:
+    """A name for a process in its rows, never used again."""
     return f"{socket.gethostname()[:40]}/{part}/{uuid.uuid4().hex[:12]}"

@@ -14,7 +14,6 @@ def make_app(config: Config) -> Celery:
     app.conf.update(
         worker_pool="solo",
         worker_concurrency=1,
-        worker_send_task_events=False,
         broker_connection_max_retries=None,
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
-import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from dicom_node.config import Config
 from dicom_node.db import Database, make_engine
-from dicom_node.service import WORKER_ID
+from dicom_node.service import WORKER_ID, process_name
 from ml.bundle import load_bundle
 from ml.inference.predictor import Predictor
 
@@ -45,5 +43,5 @@ class Runtime:
 
 def make_runtime(config: Config) -> Runtime:
     """A runtime for this process."""
-    name = os.environ.get(WORKER_ID) or f"{socket.gethostname()[:40]}/worker/{uuid.uuid4().hex[:12]}"
+    name = os.environ.get(WORKER_ID) or process_name("worker")
     return Runtime(config, Database(make_engine(config.database)), name)
