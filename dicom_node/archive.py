@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dicom_node.errors import ArchiveError, OutOfSpace, UnsafeUid
+from dicom_node.part10 import HEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +38,6 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 NO_LINK = frozenset({errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
 
-HEAD_BYTES = 144
-"""Preamble, prefix, and the element with the length of the rest of the file meta information (PS3.10 section 7.1)."""
 READ_BYTES = 1024 * 1024
 PLACE_TRIES = 5
 """A study's folder is removed with its last file (`FolderArchive.remove`), perhaps while a new one is about to come."""

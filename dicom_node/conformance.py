@@ -8,6 +8,8 @@ from dicom_node import __version__
 from dicom_node.commitment_messages import PUSH_MODEL
 from dicom_node.config import Config
 from dicom_node.config_peers import TlsConfig
+from dicom_node.negotiation import VERIFICATION
+from dicom_node.result_forms import LABEL_MAP_SEGMENTATION_STORAGE
 from dicom_node.scu_confirm import STUDY_ROOT_FIND
 from dicom_node.statuses import Status
 
@@ -38,7 +40,7 @@ REPORT_ANSWERS = {
     Status.SOP_CLASS_NOT_SUPPORTED: "the command names another SOP class than its presentation context",
     Status.PROCESSING_FAILURE: "the database cannot be written: report it again later",
 }
-NOT_IN_PYDICOM = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
+NOT_IN_PYDICOM: dict[str, str] = {LABEL_MAP_SEGMENTATION_STORAGE: "Label Map Segmentation Storage"}
 """Names of SOP classes that pydicom does not know yet."""
 
 
@@ -80,7 +82,7 @@ One application entity: AE title `{config.node.ae_title}`, TCP port {config.list
 
 def _scp(config: Config) -> str:
     listener = config.listener
-    classes = "\n".join(f"| {_name(uid)} | {uid} |" for uid in ("1.2.840.10008.1.1", *listener.sop_classes))
+    classes = "\n".join(f"| {_name(uid)} | {uid} |" for uid in (VERIFICATION, *listener.sop_classes))
     syntaxes = "\n".join(f"| {UID(uid).name} | {uid} |" for uid in listener.transfer_syntaxes)
     called = "must be this node's" if listener.check_called_ae_title else "is not checked"
     statuses = "\n".join(f"| 0x{status:04X} | {meaning} |" for status, meaning in STORE_ANSWERS.items())

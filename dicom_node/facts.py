@@ -36,14 +36,6 @@ class InstanceFacts:
     pixel_spacing_mm: tuple[float, float] | None = None
     rows: int | None = None
     columns: int | None = None
-    frame_of_reference_uid: str | None = None
-    acquisition_number: int | None = None
-    instance_number: int | None = None
-    burned_in_annotation: str | None = None
-    device_uid: str | None = None
-    """DeviceUID (0018,1002): tells our own results apart (loop guard)."""
-    content_qualification: str | None = None
-    accession_number_present: bool = False
     patient_digest: str = ""
     """SHA-256 over PatientID and IssuerOfPatientID; equal digests mean the same patient."""
 

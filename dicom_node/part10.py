@@ -9,6 +9,8 @@ from dicom_node import __version__
 IMPLEMENTATION_CLASS_UID = "2.25.226594183402741186395112861803937842573"
 """This software, whatever its version: made once from a random UUID (PS3.5 section B.2)."""
 IMPLEMENTATION_VERSION_NAME = f"ICHNODE_{__version__}"[:16]
+HEAD_BYTES = 144
+"""Preamble, prefix, and the element with the length of the rest of the file meta information (PS3.10 section 7.1)."""
 
 
 def file_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> bytes:

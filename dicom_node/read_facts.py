@@ -12,9 +12,17 @@ import struct
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.dataset_walk import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, NotADataset, inflate, walk
+from dicom_node.dataset_walk import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    UNDEFINED_LENGTH,
+    NotADataset,
+    inflate,
+    walk,
+)
 from dicom_node.facts import InstanceFacts
+from dicom_node.part10 import HEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +31,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 SPECIFIC_CHARACTER_SET = 0x00080005
-ACCESSION_NUMBER = 0x00080050
 PATIENT_ID = 0x00100020
 ISSUER_OF_PATIENT_ID = 0x00100021
-UNDEFINED_LENGTH = 0xFFFFFFFF
 ESCAPE = b"\x1b"
 """Begins a switch of the character set (ISO 2022), after which seven-bit bytes need not be ASCII."""
 MAX_TEXT = 256
@@ -98,24 +104,18 @@ FIELDS: dict[int, tuple[str, Callable[[bytes, list[str]], Any]]] = {
     0x00180010: ("contrast_bolus_agent", _text),
     0x00180015: ("body_part_examined", _first_text),
     0x00180050: ("slice_thickness_mm", _decimal),
-    0x00181002: ("device_uid", _uid),
     0x00181030: ("protocol_name", _text),
     0x00181210: ("convolution_kernel", _text),
-    0x00189004: ("content_qualification", _first_text),
     0x0020000D: ("study_instance_uid", _uid),
     0x0020000E: ("series_instance_uid", _uid),
     0x00200011: ("series_number", _integer),
-    0x00200012: ("acquisition_number", _integer),
-    0x00200013: ("instance_number", _integer),
     0x00200032: ("position_lps", _vector(3)),
     0x00200037: ("orientation_lps", _vector(6)),
-    0x00200052: ("frame_of_reference_uid", _uid),
     0x00280010: ("rows", _unsigned_short),
     0x00280011: ("columns", _unsigned_short),
     0x00280030: ("pixel_spacing_mm", _vector(2)),
-    0x00280301: ("burned_in_annotation", _first_text),
 }
-OTHER_TAGS = frozenset({SPECIFIC_CHARACTER_SET, ACCESSION_NUMBER, PATIENT_ID, ISSUER_OF_PATIENT_ID})
+OTHER_TAGS = frozenset({SPECIFIC_CHARACTER_SET, PATIENT_ID, ISSUER_OF_PATIENT_ID})
 REQUIRED = ("sop_class_uid", "sop_instance_uid", "study_instance_uid", "series_instance_uid")
 
 
@@ -134,7 +134,6 @@ def read_facts(data: Buffer, transfer_syntax_uid: str, *, start: int = 0) -> Ins
             raise NotADataset(f"{name} is missing")
     return InstanceFacts(
         transfer_syntax_uid=transfer_syntax_uid,
-        accession_number_present=bool(values.get(ACCESSION_NUMBER, b"").strip(b"\0 ")),
         patient_digest=_patient_digest(values),
         **facts,
     )
@@ -166,11 +165,11 @@ def read_file_head(data: mmap.mmap | bytes) -> tuple[str, int]:
     """Transfer Syntax UID of a DICOM file and where its dataset begins. Raises NotADataset."""
     if bytes(data[128:132]) != b"DICM":
         raise NotADataset("not a DICOM file: no DICM after the preamble")
-    if len(data) < 144 or bytes(data[132:140]) != b"\x02\0\0\0UL\x04\0":
+    if len(data) < HEAD_BYTES or bytes(data[132:140]) != b"\x02\0\0\0UL\x04\0":
         raise NotADataset("the file meta information does not begin with its group length")
-    start = 144 + int(struct.unpack_from("<L", data, 140)[0])
-    meta = bytes(data[144:start])
-    for element in walk(meta, "1.2.840.10008.1.2.1"):
+    start = HEAD_BYTES + int(struct.unpack_from("<L", data, 140)[0])
+    meta = bytes(data[HEAD_BYTES:start])
+    for element in walk(meta, ExplicitVRLittleEndian):
         if element.tag == 0x00020010:
             return meta[element.offset : element.offset + element.length].rstrip(b"\0 ").decode(
                 "ascii", "replace"

@@ -43,11 +43,12 @@ class FormName(StrEnum):
     """Encapsulated PDF: the report on paper."""
 
 
-_LABEL_MAP = uid.UID("1.2.840.10008.5.1.4.1.1.66.7")  # Label Map Segmentation Storage: pydicom 3.0 has no name for it
+LABEL_MAP_SEGMENTATION_STORAGE = uid.UID("1.2.840.10008.5.1.4.1.1.66.7")
+"""pydicom 3.0 has no name for it."""
 SOP_CLASSES: dict[FormName, uid.UID] = {
     FormName.SEG_BINARY: uid.SegmentationStorage,
     FormName.SEG_FRACTIONAL: uid.SegmentationStorage,
-    FormName.SEG_LABELMAP: _LABEL_MAP,
+    FormName.SEG_LABELMAP: LABEL_MAP_SEGMENTATION_STORAGE,
     FormName.SR_3D: uid.Comprehensive3DSRStorage,
     FormName.SR: uid.ComprehensiveSRStorage,
     FormName.KOS: uid.KeyObjectSelectionDocumentStorage,

@@ -31,6 +31,8 @@ NO_CONTEXT = 0x0122
 """SOP class not supported (PS3.7 C.5.6)."""
 MAX_CONTEXTS = 128
 """PS3.8 section 9.3.2.2: presentation context ids are the odd numbers 1 to 255."""
+MAX_PDU_BYTES = 131072
+"""What this node takes as the requestor of an association."""
 
 
 def send(
@@ -82,7 +84,6 @@ def associated(
     """
     ae = AE(ae_title=destination.calling_ae_title or node.ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = destination.timeout_s
-    ae.maximum_pdu_size = 0
     for sop_class, syntax in contexts:
         ae.requested_contexts = [*ae.requested_contexts, build_context(sop_class, syntax or None)]
     rejections: list[str] = []
@@ -96,7 +97,7 @@ def associated(
             destination.host,
             destination.port,
             ae_title=destination.ae_title,
-            max_pdu=131072,
+            max_pdu=MAX_PDU_BYTES,
             ext_neg=[build_role(uid, scp_role=True) for uid in as_scp],
             # pynetdicom itself forgets a rejection that comes before it waits for one, and says that nobody was there.
             evt_handlers=[(evt.EVT_PDU_RECV, note_rejection), *handlers],
