@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml.data.scanning import ImageFacts
-from ml.data.series import LARGEST_AXIAL_TILT_DEGREES
+from ml.data.series import LARGEST_AXIAL_TILT_DEGREES, SAME_POSITION_MM
 
 LEAST_COVERAGE_MM = 90.0
 """From the first to the last slice: a brain has 120 mm, and less is a part of a head."""
@@ -44,7 +44,7 @@ class Series:
     def offsets_mm(self) -> list[float]:
         """Sorted positions, one for each place."""
         offsets = sorted(one.offset_mm for one in self.images if one.offset_mm is not None)
-        return [offset for n, offset in enumerate(offsets) if n == 0 or offset - offsets[n - 1] > 0.01]
+        return [offset for n, offset in enumerate(offsets) if n == 0 or offset - offsets[n - 1] > SAME_POSITION_MM]
 
     @property
     def coverage_mm(self) -> float:

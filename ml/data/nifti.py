@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from ml.data.pixels import AIR_HU
 from ml.data.plausibility import check_head
 from ml.data.refusals import refusal
-from ml.data.series import LARGEST_AXIAL_TILT_DEGREES, LEAST_SLICES
+from ml.data.series import LEAST_SLICES, check_axial
 from ml.volume import FloatArray, Geometry, Volume
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -46,9 +46,7 @@ class Stack:
 def read_nifti(path: Path) -> Volume:
     """The head CT in a NIfTI file; raises UnreadableStudy."""
     stack = read_stack(path)
-    degrees = float(np.degrees(np.arccos(min(1.0, abs(stack.geometry.normal_lps[2])))))
-    if degrees > LARGEST_AXIAL_TILT_DEGREES:
-        raise refusal("NOT_AXIAL", degrees=degrees)
+    check_axial(stack.geometry.normal_lps)
     if len(stack.values) < LEAST_SLICES:
         raise refusal("TOO_FEW_SLICES", count=len(stack.values), least=LEAST_SLICES)
     hu = np.nan_to_num(stack.values, nan=AIR_HU, posinf=AIR_HU, neginf=AIR_HU)

@@ -17,7 +17,7 @@ from ml.data.pixels import UndecodablePixelsError, decode_hu
 from ml.data.plausibility import check_head
 from ml.data.refusals import refusal
 from ml.data.spacing import check_no_gap
-from ml.volume import Geometry, HuArray, Volume
+from ml.volume import FloatArray, Geometry, HuArray, Volume
 
 LEAST_SLICES = 4
 SAME_POSITION_MM = 0.01
@@ -69,7 +69,7 @@ def read_intact(paths: Sequence[Path]) -> tuple[Volume, dict[Path, str]]:
 def _in_order(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
     """One header per position along the normal, of an axial stack of enough slices."""
     ordered = sorted(headers, key=_order)
-    _check_axial(ordered[0])
+    check_axial(ordered[0].normal_lps)
     ordered = _without_duplicates(ordered)
     if len(ordered) < LEAST_SLICES:
         raise refusal("TOO_FEW_SLICES", count=len(ordered), least=LEAST_SLICES)
@@ -80,8 +80,9 @@ def _order(header: SliceHeader) -> tuple[float, str]:
     return float(header.position_lps @ header.normal_lps), header.sop_instance_uid
 
 
-def _check_axial(header: SliceHeader) -> None:
-    degrees = float(np.degrees(np.arccos(min(1.0, abs(header.normal_lps[2])))))
+def check_axial(normal_lps: FloatArray) -> None:
+    """Raises UnreadableStudy for slices with this normal (3,) where it is too far off the body axis."""
+    degrees = float(np.degrees(np.arccos(min(1.0, abs(normal_lps[2])))))
     if degrees > LARGEST_AXIAL_TILT_DEGREES:
         raise refusal("NOT_AXIAL", degrees=degrees)
 

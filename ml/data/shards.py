@@ -32,6 +32,8 @@ from ml.volume import HuArray
 FORMAT = 2
 FACTS = "exam.json"
 """Of a folder with an exam: all but its arrays."""
+SIMULATED = "simulated"
+"""The data set's name of simulated exams; each is a patient of its own."""
 HALF_COVERED = 0.5
 MAPPED_FILES = 256
 """Arrays that one process keeps open: each holds a file descriptor, of which systems give 1024."""
@@ -248,10 +250,10 @@ def _shard(folder: Path, facts: dict[str, Any]) -> ExamShard:
     told, told_slices = facts.get("findings"), facts.get("slice_findings")
     return ExamShard(
         folder=folder,
-        dataset=facts.get("dataset", "simulated"),
+        dataset=facts.get("dataset", SIMULATED),
         exam=name,
-        patient=facts.get("patient") or patient_key("simulated", name),
-        family=facts.get("family") or facts.get("dataset", "simulated"),
+        patient=facts.get("patient") or patient_key(SIMULATED, name),
+        family=facts.get("family") or facts.get("dataset", SIMULATED),
         patient_known=facts.get("patient_known", True),
         level=LabelLevel(facts.get("level", LabelLevel.PIXEL)),
         neighbours=np.array(facts["neighbours"]),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ml.data.exams import LabelledExam, patient_key
+from ml.data.shards import SIMULATED
 from ml.phantom import SimulatedExam
 from ml.training.exams import simulate_wanted
-from ml.training.shards import SIMULATED
 
 
 class ExamSource(Protocol):

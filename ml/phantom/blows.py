@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from ml.phantom.grid import Array, HeadGrid, Point, inside, paint, smooth_noise
+from ml.phantom.grid import Array, HeadGrid, inside, paint, smooth_noise
 from ml.phantom.skull import FAT_HU, Cavity
-from ml.phantom.spec import Blow
+from ml.phantom.spec import Blow, Point
 
 SKULL_RADIUS_MM = 82.0
 BONE_HU = 150.0

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from ml.phantom.grid import (
     Array,
     HeadGrid,
-    Point,
     PointNoise,
     capsule,
     ellipsoid,
@@ -24,7 +23,7 @@ from ml.phantom.grid import (
     smooth_min,
 )
 from ml.phantom.skull import Cavity, petrous_ridge_y
-from ml.phantom.spec import BrainSpec
+from ml.phantom.spec import BrainSpec, Point
 
 VENTRICLE_PATH: tuple[tuple[Point, Point, float, float], ...] = (
     ((5.0, -8.0, 10.0), (14.0, -33.0, 8.0), 4.6, 3.2),

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from ml.phantom.exam import SimulatedExam, uid
-from ml.phantom.physics import sharpen
+from ml.phantom.physics import outside_circle, sharpen
 from ml.volume import HuArray
 
 Storage = Literal["16-bit signed with padding", "12-bit unsigned"]
@@ -135,13 +135,8 @@ def _pixels(ds: Dataset, hu: HuArray, storage: Storage, *, circular: bool) -> No
         values = rounded.astype("<i2")
         ds.PixelPaddingValue = PADDING
         if circular:
-            values = np.where(_outside(hu.shape[0]), np.int16(PADDING), values).astype("<i2")
+            values = np.where(outside_circle(hu.shape[0]), np.int16(PADDING), values).astype("<i2")
     ds.set_pixel_data(values, "MONOCHROME2", int(ds.BitsStored), generate_instance_uid=False)
-
-
-def _outside(matrix: int) -> npt.NDArray[np.bool_]:
-    axis = np.arange(matrix) - (matrix - 1) / 2
-    return np.asarray(axis[:, None] ** 2 + axis[None, :] ** 2 > (matrix / 2) ** 2)
 
 
 def _file(path: Path, sop_instance_uid: str) -> FileDataset:

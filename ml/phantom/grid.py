@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ml.phantom.spec import Point
+
 Array = npt.NDArray[np.float32]
 AnyFloat = npt.NDArray[np.floating]
 """Intermediate results may be float64; what is kept is float32."""
-Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,6 @@ def smooth_noise(rng: np.random.Generator, axes: tuple[Array, ...], *, scale_mm:
 
     Cubic B-splines on a random lattice `scale_mm` / 2 apart, one matrix product per axis.
     """
-    field: Array | None = None
     knots = []
     weights = []
     for axis in axes:

@@ -11,9 +11,9 @@ from ml.labels import Subtype
 from ml.phantom.bleeds import bleed_into, lay, push, shape_clot
 from ml.phantom.blows import strike
 from ml.phantom.brain import BrainPoints, bend, build_brain, gather
-from ml.phantom.grid import Array, HeadGrid, Point, capsule, ellipsoid, inside, noise_at, paint, smooth_noise
+from ml.phantom.grid import Array, HeadGrid, capsule, ellipsoid, inside, noise_at, paint, smooth_noise
 from ml.phantom.skull import AIR_HU, Cavity, build_skull
-from ml.phantom.spec import Bleed, Calcification, Collection, HeadSpec, Hypodensity, Mass, Surgery
+from ml.phantom.spec import Bleed, Calcification, Collection, HeadSpec, Hypodensity, Mass, Point, Surgery
 
 GRID_MM = 1.15
 LOW_MM: Point = (-98.0, -112.0, -110.0)

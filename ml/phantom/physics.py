@@ -218,11 +218,14 @@ def calibrate(hu: Array, scanner: ScannerSpec) -> Array:
     hu *= np.float32(scanner.hu_gain)
     hu += np.float32(scanner.hu_offset)
     if scanner.circular_field:
-        matrix = hu.shape[1]
-        axis = np.arange(matrix) - (matrix - 1) / 2
-        outside = axis[:, None] ** 2 + axis[None, :] ** 2 > (matrix / 2) ** 2
-        hu[:, outside] = -1024.0
+        hu[:, outside_circle(hu.shape[1])] = -1024.0
     return np.asarray(np.clip(hu, -1024.0, 3071.0), dtype=np.float32)
+
+
+def outside_circle(matrix: int) -> MaskArray:
+    """(matrix, matrix) True where nothing is reconstructed: outside the circle that fits into the image."""
+    axis = np.arange(matrix) - (matrix - 1) / 2
+    return np.asarray(axis[:, None] ** 2 + axis[None, :] ** 2 > (matrix / 2) ** 2)
 
 
 def sharpen(hu: Array, scanner: ScannerSpec) -> Array:

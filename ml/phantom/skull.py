@@ -10,7 +10,6 @@ from ml.phantom.grid import (
     AnyFloat,
     Array,
     HeadGrid,
-    Point,
     capsule,
     ellipsoid,
     inside,
@@ -19,7 +18,7 @@ from ml.phantom.grid import (
     smooth_min,
     smooth_noise,
 )
-from ml.phantom.spec import SkullSpec
+from ml.phantom.spec import Point, SkullSpec
 
 AIR_HU = -1000.0
 FAT_HU = -95.0

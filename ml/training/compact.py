@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ml.bundle import Bundle, BundleConfig, identify, load_bundle, write_bundle
 from ml.config import COMPACT_PREPROCESSING, Provenance
-from ml.data.shards import ExamShard
+from ml.data.shards import SIMULATED, ExamShard
 from ml.errors import TrainingError
 from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
@@ -33,7 +33,6 @@ from ml.training.shards import (
     CRANIECTOMIES_FROM,
     LAYERS_FROM,
     MASSES_FROM,
-    SIMULATED,
     make_shards,
     open_shards,
 )

@@ -14,7 +14,7 @@ import numpy as np
 
 from ml.config import Preprocessing
 from ml.data.exams import LabelledExam, patient_key
-from ml.data.shards import ExamShard, is_written, open_exam, write_exam
+from ml.data.shards import SIMULATED, ExamShard, is_written, open_exam, write_exam
 from ml.labels import Subtype
 from ml.phantom import ExamSpec, draw_mass, draw_spec, draw_surgery, simulate
 
@@ -26,8 +26,6 @@ MASSES_FROM = 600_000
 """Training seeds from here on are exams with solid tumours."""
 CRANIECTOMIES_FROM = 700_000
 """Training seeds from here on are exams in which a bone flap is missing."""
-SIMULATED = "simulated"
-"""The data set's name of simulated exams; each is a patient of its own."""
 
 
 def open_shards(folder: Path, seeds: Iterable[int]) -> list[ExamShard]:
