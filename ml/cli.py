@@ -1,4 +1,4 @@
-"""`python -m ml`: predict exams, prepare data sets and make the default bundle, without the node."""
+"""`python -m ml`: predict exams, prepare data sets, train and evaluate, without the node."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ml.evaluation.prepared import PUBLISHED, PreparedSource
 from ml.evaluation.records import Origin, write_published
 from ml.evaluation.sources import ExamSource, PhantomSource
 from ml.inference.answer_files import write_answer
-from ml.inference.engines import engine_name
 from ml.inference.predictor import Predictor
+from ml.options import Device, Engine, Matrix, Simulators, Threads
 from ml.progress import errors, stages
 from ml.provenance import present_command, present_commit
-from ml.self_training.cli import LoaderWorkers, make_machine
+from ml.self_training.cli import COMPACT_STEPS, LoaderWorkers, Seed, make_machine
 from ml.self_training.cli import register as register_self_training
 from ml.study.cli import make_study
 from ml.study.cli import register as register_study
@@ -39,6 +39,8 @@ from ml.training.recipe import COMPACT_RECIPE, PrecisionName
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
+ValidationExams = Annotated[int, typer.Option(min=4, help="Exams of each institution to calibrate on.")]
+TestExams = Annotated[int, typer.Option(min=4, help="Of each institution, half of them with blood.")]
 REFUSED = 3
 """Exit code for images that cannot be read, as in `make demo`; other errors of the command exit with 1."""
 
@@ -50,9 +52,9 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder for prediction.json and prob.npz.")],
     bundle: Annotated[str, typer.Option(help="Bundle folder, or `default`.")] = "default",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, torch, torch-channels-last, torch-half or openvino.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    threads: Threads = None,
 ) -> None:
     """Find intracranial hemorrhage in a head CT; exit 3 with a code and a reason if it cannot be analysed.
 
@@ -62,7 +64,7 @@ def predict(
         stage("reading", 1)
         found = find_series(folder)
         volume = read_volume(found.paths)
-        predictor = Predictor(load_bundle(bundle), device=device, engine=engine_name(engine), threads=threads)
+        predictor = Predictor(load_bundle(bundle), device=device, engine=engine, threads=threads)
         tell = stage("analysing", len(volume.hu))
         prediction = predictor.predict(volume, progress=lambda *_: tell(""))
     answer = write_answer(out, prediction, volume, found)
@@ -75,9 +77,9 @@ def predict(
 def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     out: Annotated[Path, typer.Option(help="Run folder: checkpoint, log, weights, and in the end bundle/.")],
     shards: Annotated[Path | None, typer.Option(help="Simulated exams, shared between runs; <out>/shards.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, patches and augmentation.")] = 0,
+    seed: Seed = 0,
     exams: Annotated[int, typer.Option(min=2, help="Simulated exams to train on, as nature has them.")] = 600,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 6000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = COMPACT_STEPS,
     stop_at: Annotated[int | None, typer.Option(min=1, help="Step to end at, before the learning rate fell.")] = None,
     batch: Annotated[int, typer.Option(min=2, help="Patches of a step.")] = COMPACT_RECIPE.sampling.batch,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = COMPACT_RECIPE.learning_rate,
@@ -91,14 +93,14 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         list[Path] | None, typer.Option(exists=True, file_okay=False, help="DICOM of a real head without hemorrhage.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
-    matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
+    matrix: Matrix = 512,
+    workers: Simulators = 1,
     loader_workers: LoaderWorkers = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the training process.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     precision: Annotated[PrecisionName, typer.Option(help="bfloat16 needs AVX-512 BF16 or a GPU.")] = "float32",
-    validation_exams: Annotated[int, typer.Option(min=4, help="Exams of each institution to calibrate on.")] = 80,
-    test_exams: Annotated[int, typer.Option(min=4, help="Of each institution, half of them with blood.")] = 80,
+    validation_exams: ValidationExams = 80,
+    test_exams: TestExams = 80,
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
     *,
     finished: Annotated[bool, typer.Option("--finish/--no-finish", help="Calibrate, test, write the bundle.")] = True,
@@ -139,11 +141,11 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
 @app.command("finish-compact")
 def finish_compact_bundle(
     run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of train-compact --no-finish.")],
-    validation_exams: Annotated[int, typer.Option(min=4, help="Exams of each institution to calibrate on.")] = 80,
-    test_exams: Annotated[int, typer.Option(min=4, help="Of each institution, half of them with blood.")] = 80,
-    matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    validation_exams: ValidationExams = 80,
+    test_exams: TestExams = 80,
+    matrix: Matrix = 512,
+    workers: Simulators = 1,
+    device: Device = "auto",
     version: Annotated[str, typer.Option(help="Of the bundle; for weights that are calibrated anew.")] = "",
 ) -> None:
     """Calibrate and test trained weights and write the bundle: the second half of train-compact, on any machine."""
@@ -215,8 +217,8 @@ def _pairs(options: list[str]) -> list[tuple[str, str]]:
 def measure(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle; its metrics.json and CARD.md are written anew.")],
     exams: Annotated[int, typer.Option(min=4, help="Exams of each institution, half of them with blood.")] = 80,
-    matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
+    matrix: Matrix = 512,
+    workers: Simulators = 1,
 ) -> None:
     """Measure a bundle on simulated exams that it was not trained on, and write what came out beside it."""
     loaded = load_bundle(bundle)
@@ -235,12 +237,12 @@ def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     institution: Annotated[str, typer.Option(help="Simulated institution: any, A or B.")] = "B",
     exams: Annotated[int, typer.Option(min=2, help="Simulated exams, half of them with blood.")] = 80,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first one.")] = TEST_SEEDS_FROM,
-    matrix: Annotated[int, typer.Option(help="Rows and columns of the simulated scans.")] = 512,
+    matrix: Matrix = 512,
     readings: Annotated[int, typer.Option(min=1, max=3, help="Simulated readings of the labels, for Table 4.")] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, torch, torch-channels-last, torch-half or openvino.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    workers: Simulators = 1,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    threads: Threads = None,
 ) -> None:
     """Record a bundle's answers on labelled exams, for `tables`. Stop and rerun at any moment: finished exams stay."""
     source: ExamSource = PhantomSource(institution, first_seed, exams, matrix=matrix, workers=workers)
@@ -251,7 +253,7 @@ def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     if bundle == PUBLISHED:
         record_published(source, out)
         return
-    predictor = Predictor(load_bundle(bundle), device=device, engine=engine_name(engine), threads=threads)
+    predictor = Predictor(load_bundle(bundle), device=device, engine=engine, threads=threads)
     config, identity = predictor.bundle.config, predictor.bundle.identity
     origin = make_origin(out.parent.name, source, identity, config.operating_point)
     with stages() as stage:

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 F32Array = npt.NDArray[np.float32]
 EngineName = Literal["auto", "torch", "torch-channels-last", "torch-half", "openvino"]
-ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 AGREEMENT = 1e-3
 """Largest difference in probability from eager float32 that an engine may show."""
 
@@ -205,13 +204,4 @@ def make_engine(
         return TorchEngine(network, device=device, channels_last=True, half=True)
     if name in ("torch", "torch-channels-last"):
         return TorchEngine(network, device=device, channels_last=name == "torch-channels-last")
-    raise ValueError(f"engine {name} does not run on {device}; engines are {', '.join(ENGINE_NAMES)}")
-
-
-def engine_name(text: str) -> EngineName:
-    """A name from a command line or a config; raises ValueError for an unknown one."""
-    for name in get_args(EngineName):
-        if text == name:
-            known: EngineName = name
-            return known
-    raise ValueError(f"unknown engine {text}; engines are {', '.join(ENGINE_NAMES)}")
+    raise ValueError(f"engine {name} does not run on {device}; engines are {', '.join(get_args(EngineName))}")

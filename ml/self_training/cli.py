@@ -15,8 +15,8 @@ from ml.config import COMPACT_PREPROCESSING, PAPER_PREPROCESSING
 from ml.data.shards import ExamShard, open_folder
 from ml.device import choose_device, choose_loader_workers
 from ml.errors import DataError
-from ml.inference.engines import engine_name
 from ml.networks.patchfcn import COMPACT, PAPER
+from ml.options import Engine
 from ml.progress import say, stages
 from ml.self_training.inspection import write_sheets
 from ml.self_training.labelling import score_corpus
@@ -35,6 +35,7 @@ KINDS = {
 }
 """Network, images and recipe by the name that `--network` takes."""
 COMPACT_STEPS = 6000
+"""Of a compact network, whose recipe counts steps and not epochs."""
 
 Labelled = Annotated[list[Path], typer.Option("--labelled", help="Prepared exams with pixel labels; may be repeated.")]
 Corpus = Annotated[list[Path], typer.Option("--unlabelled", help="Prepared exams to learn from; may be repeated.")]
@@ -101,14 +102,14 @@ def pseudo_label(
     unlabelled: Corpus,
     out: Annotated[Path, typer.Option(help="Folder for the scores; rerun the command to go on.")],
     device: Device = "auto",
-    engine: Annotated[str, typer.Option(help="auto, torch, torch-channels-last, torch-half or openvino.")] = "auto",
+    engine: Engine = "auto",
 ) -> None:
     """Keep what a teacher says of every slice, as soft scores; under torchrun on several GPUs."""
     corpus = open_corpus(unlabelled)
     bundle = load_bundle(teacher)
     with stages() as stage, process_group(device) as own:
         tell = stage("pseudo-labels", len(share(corpus)))
-        score_corpus(bundle, corpus, ScoreStore(out), device=own, engine=engine_name(engine), progress=tell)
+        score_corpus(bundle, corpus, ScoreStore(out), device=own, engine=engine, progress=tell)
     say(f"{len(corpus)} exams -> {out}")
 
 

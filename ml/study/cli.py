@@ -9,12 +9,11 @@ import typer
 
 from ml.device import choose_device
 from ml.errors import EvaluationError
-from ml.inference.engines import engine_name
+from ml.options import Device, Engine, Simulators, Threads
 from ml.progress import stages
 from ml.self_training.cli import (
     Band,
     CPercent,
-    Device,
     KHigh,
     KLow,
     LoaderWorkers,
@@ -38,10 +37,10 @@ def make_study(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that simulate exams; 0 for this one.")] = 2,
+    workers: Simulators = 2,
     loader_workers: LoaderWorkers = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
-    engine: Annotated[str, typer.Option(help="For predictions: auto, torch, ...")] = "auto",
+    threads: Threads = None,
+    engine: Engine = "auto",
     c_percent: CPercent = 10.0,
     ignore_band: Band = 0.0,
     k_positive: KHigh = 0.7,
@@ -67,7 +66,7 @@ def make_study(
         machine=make_machine(choose_device(device), precision, loader_workers, threads=threads),
         config=self_training(c_percent, ignore_band, k_positive, k_negative),
         seed=seed,
-        engine=engine_name(engine),
+        engine=engine,
         threads=threads,
     )
     parts = phantom_parts(run.scale, workers=workers)

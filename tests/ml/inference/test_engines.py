@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ml.bundle import Bundle, load_bundle
-from ml.inference.engines import AGREEMENT, ENGINE_NAMES, EngineName, engine_name, make_engine
+from ml.inference.engines import AGREEMENT, EngineName, make_engine
 from ml.networks.patchfcn import PAPER, PatchFcn
 
 REPO = Path(__file__).parents[3]
@@ -66,12 +66,9 @@ def test_convolutions_are_in_true_float32(tiny_bundle: Bundle) -> None:
     assert torch.backends.cudnn.allow_tf32
 
 
-def test_unknown_engines_and_impossible_pairs_are_refused(tiny_bundle: Bundle) -> None:
+def test_engines_that_do_not_run_on_a_device_are_refused(tiny_bundle: Bundle) -> None:
     """The message names the engines there are."""
-    assert {engine_name(name) for name in ENGINE_NAMES} == set(ENGINE_NAMES)
-    with pytest.raises(ValueError, match="openvino"):
-        engine_name("tensorrt")
-    with pytest.raises(ValueError, match="torch-half does not run on cpu"):
+    with pytest.raises(ValueError, match=r"torch-half does not run on cpu; engines are .*openvino"):
         make_engine(tiny_bundle.make_network(), "torch-half", device="cpu")
 
 
