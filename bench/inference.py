@@ -90,8 +90,7 @@ def main() -> None:
     positive: list[bool] = []
     bleeding: list[npt.NDArray[np.bool_]] = []
     for reader in readers.values():
-        side = reader.bundle.config.preprocessing.size
-        reader.engine(np.zeros((1, reader.bundle.config.network.trunk.in_channels, side, side), dtype=np.float32))
+        reader.warm_up()
     threshold = full.bundle.config.operating_point.pixel_prob
     seeds = range(TEST_SEEDS_FROM, TEST_SEEDS_FROM + options.exams)
     for exam in simulate_exams(seeds, matrix=MATRIX, workers=0, alternate=True):

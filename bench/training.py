@@ -1,6 +1,6 @@
 """Training and pseudo-labelling: patches and slices per second, as ratios measured in one run.
 
-    python bench/training.py [--threads 2] [--rounds 3] [--devices cpu cuda]
+    python bench/training.py [--threads 2] [--rounds 3] [--devices cpu cuda] [--networks compact paper]
 
 - a step of `ml.training.loop` by COMPACT_RECIPE, eager, against a plain loop over the same network written plainly
 - the same loop fed by the loader, against ready-made random tensors: the share of the step rate that is kept. On a

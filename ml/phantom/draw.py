@@ -1,6 +1,7 @@
 """Drawing patients and their bleeds at random, wider than nature (domain randomisation) but around measured figures.
 
-Volumes and HU per lesion: quantiles measured on 192 BHSD scans (`../shared/reference/ml.md` section 11).
+Volumes and HU per lesion: quantiles of the 1,873 lesions of 192 BHSD scans, computed from the table
+BHSD_hemorrhage_characteristics.csv that InSilicoICH (FDA, CC0) comes with.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class RankerConfig:
     """C."""
     ignore_band_percent: float = 0.0
     """So many percent that follow on the positive ones are left out. The paper has no such band: what follows is
-    negative, though RSNA's images are 14.3 % positive (reference, section 0)."""
+    negative, though RSNA's images are 14.3 % positive (PMC10831525)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.positive_percent <= 100 or not 0 <= self.ignore_band_percent <= 100 - self.positive_percent:

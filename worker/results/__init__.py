@@ -1,1 +1,1 @@
-"""The only place where highdicom is called: predictions in, DICOM SEG and SR out."""
+"""The only place where highdicom is called: predictions in, DICOM SEG, SR, KOS, pictures and PDF out."""

@@ -1,4 +1,4 @@
-"""Attributes that SEG and SR share and that highdicom does not set: times, equipment, qualification, file header."""
+"""Attributes that all results share and that highdicom does not set: times, equipment, qualification, file header."""
 
 from __future__ import annotations
 
