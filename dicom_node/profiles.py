@@ -45,7 +45,7 @@ class ProfileConfig(Section):
     def _known_forms(cls, value: object, info: ValidationInfo) -> object:
         """Of this kind, and each once."""
         kind = ResultKind(str(info.field_name).upper())
-        valid = [name.value for name in FormName if Form(name).family == kind.value]
+        valid = [name.value for name in FormName if Form(name).kind is kind]
         names = value if isinstance(value, list | tuple) else []
         for name in names:
             if name not in valid:
@@ -108,7 +108,7 @@ class Variant:
     @property
     def kind(self) -> ResultKind:
         """What it says."""
-        return ResultKind(self.form.family.value)
+        return self.form.kind
 
     @property
     def about(self) -> Variant | None:

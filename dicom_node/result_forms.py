@@ -11,15 +11,7 @@ from enum import StrEnum
 
 from pydicom import uid
 
-
-class Family(StrEnum):
-    """What a form is to a reader; the forms of one family stand for one another."""
-
-    SEG = "SEG"
-    SR = "SR"
-    KOS = "KOS"
-    SC = "SC"
-    PDF = "PDF"
+from dicom_node.states import ResultKind
 
 
 class FormName(StrEnum):
@@ -55,15 +47,15 @@ SOP_CLASSES: dict[FormName, uid.UID] = {
     FormName.SC: uid.SecondaryCaptureImageStorage,
     FormName.PDF: uid.EncapsulatedPDFStorage,
 }
-_FAMILIES: dict[FormName, Family] = {
-    FormName.SEG_BINARY: Family.SEG,
-    FormName.SEG_FRACTIONAL: Family.SEG,
-    FormName.SEG_LABELMAP: Family.SEG,
-    FormName.SR_3D: Family.SR,
-    FormName.SR: Family.SR,
-    FormName.KOS: Family.KOS,
-    FormName.SC: Family.SC,
-    FormName.PDF: Family.PDF,
+_KINDS: dict[FormName, ResultKind] = {
+    FormName.SEG_BINARY: ResultKind.SEG,
+    FormName.SEG_FRACTIONAL: ResultKind.SEG,
+    FormName.SEG_LABELMAP: ResultKind.SEG,
+    FormName.SR_3D: ResultKind.SR,
+    FormName.SR: ResultKind.SR,
+    FormName.KOS: ResultKind.KOS,
+    FormName.SC: ResultKind.SC,
+    FormName.PDF: ResultKind.PDF,
 }
 _PLAIN = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
 _PACKED = (uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless)
@@ -92,18 +84,18 @@ class Form:
     transfer_syntax: str = uid.ExplicitVRLittleEndian
 
     def __post_init__(self) -> None:
-        if self.planar_regions and self.family is not Family.SR:
+        if self.planar_regions and self.kind is not ResultKind.SR:
             raise ValueError(f"planar_regions is for SR forms, not for {self.name}")
-        if self.empty_frames and self.family is not Family.SEG:
+        if self.empty_frames and self.kind is not ResultKind.SEG:
             raise ValueError(f"empty_frames is for SEG forms, not for {self.name}")
         if self.transfer_syntax not in transfer_syntaxes(self.name):
             names = ", ".join(f"{one} ({one.name})" for one in transfer_syntaxes(self.name))
             raise ValueError(f"{self.name} cannot be written in transfer syntax {self.transfer_syntax}; choose {names}")
 
     @property
-    def family(self) -> Family:
-        """Which family of results it belongs to."""
-        return _FAMILIES[self.name]
+    def kind(self) -> ResultKind:
+        """What it says; the forms of one kind stand for one another."""
+        return _KINDS[self.name]
 
     @property
     def sop_class_uid(self) -> uid.UID:

@@ -1,4 +1,4 @@
-"""One job, top to bottom: claim -> series becomes exam -> predict -> SEG and SR -> check -> save -> rows and outbox.
+"""One job, top to bottom: claim -> series becomes exam -> predict -> results -> check -> save -> rows and outbox.
 
 The one place where a series (DICOM's word) becomes an exam (ML's). Everything here is a function of the job's rows and
 files; nothing is kept between jobs but the loaded network. Killed anywhere, the job is run again from the start and
@@ -25,7 +25,6 @@ from dicom_node.config import Config
 from dicom_node.errors import LeaseLost, NodeError
 from dicom_node.jobs import ClaimedJob, NewResult, Outcome
 from dicom_node.profiles import Variant
-from dicom_node.result_forms import Family
 from dicom_node.states import JobState
 from ml.data.series import read_volume
 from ml.errors import MlError, UnreadableStudy
@@ -226,10 +225,7 @@ def _context(runtime: Runtime, job: ClaimedJob, first_series_number: int) -> Res
         created_at=job.queued_at,
         operating_points=_operating_points(runtime),
         equipment=Equipment(software_version=__version__, institution_name=config.node.institution_name or None),
-        series=SeriesPlan(
-            first_number=first_series_number,
-            descriptions={family: getattr(config.results, f"{family.lower()}_series_description") for family in Family},
-        ),
+        series=SeriesPlan(first_series_number, config.results),
         local_zone=_zone(config),
     )
 

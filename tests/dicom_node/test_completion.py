@@ -160,7 +160,7 @@ def test_a_result_that_comes_back_leaves_the_study_alone(small_house: House) -> 
 
 def test_a_result_of_any_form_that_comes_back_leaves_the_study_alone(make_small_house: Callable[..., House]) -> None:
     """Every form that there is: the listener takes it, and knows it for our own."""
-    names = {kind: [str(name.value) for name in FormName if Form(name).family == kind.value] for kind in ResultKind}
+    names = {kind: [str(name.value) for name in FormName if Form(name).kind is kind] for kind in ResultKind}
     lists = "".join(f"{kind.lower()} = {forms}\n" for kind, forms in names.items() if forms)
     house = make_small_house(f'[[results.profile]]\nname = "standard"\n{lists}')
     house.finish(house.claimed())

@@ -11,7 +11,7 @@ import numpy as np
 from dicom_node.result_forms import Form, FormName
 from ml.inference.lesions import find_lesions
 from ml.prediction import BundleIdentity, Prediction
-from worker.results.context import OperatingPoints, ResultContext
+from worker.results.context import OperatingPoints, ResultContext, SeriesPlan
 from worker.results.exam import AnalysedExam
 from worker.results.forms import write_form
 from worker.results.source import read_source
@@ -29,6 +29,7 @@ CONTEXT = ResultContext(
     bundle=SIMULATOR,
     created_at=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC),
     operating_points=OperatingPoints(exam=0.5, voxel=0.5),
+    series=SeriesPlan(first_number=9001),
 )
 SERIES_NUMBER = 8001
 BINARY = Form(FormName.SEG_BINARY)

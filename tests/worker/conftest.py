@@ -19,7 +19,7 @@ from ml.volume import Geometry, MaskArray, Volume
 from tests.dicom_factory import ct_series
 from tests.real_heads import ge_files
 from worker.results.checks import check_form
-from worker.results.context import OperatingPoints, ResultContext
+from worker.results.context import OperatingPoints, ResultContext, SeriesPlan
 from worker.results.exam import AnalysedExam
 from worker.results.forms import write_form
 from worker.results.source import order_source
@@ -34,6 +34,7 @@ CONTEXT = ResultContext(
     bundle=BUNDLE,
     created_at=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC),
     operating_points=OperatingPoints(exam=0.5, voxel=0.4, smallest_lesion_ml=0.1),
+    series=SeriesPlan(first_number=9001),
 )
 SEG_FORM, SR_FORM = Form(FormName.SEG_BINARY), Form(FormName.SR_3D)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from dicom_node.result_forms import SOP_CLASSES, Family, Form, FormName, transfer_syntaxes
+from dicom_node.config_sections import ResultsConfig
+from dicom_node.result_forms import SOP_CLASSES, Form, FormName, transfer_syntaxes
+from dicom_node.states import ResultKind
 from ml.labels import Subtype
 from ml.prediction import Side
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
@@ -28,8 +30,8 @@ YOUNGER_THAN_THE_VALIDATOR = ("Object Not found", "SegmentNumber not monotonical
 """What dicom3tools of 2022 says of each Label Map Segmentation, a SOP class of 2024 whose segments start at 0."""
 FORMS = [
     *(Form(name, transfer_syntax=syntax) for name in FormName for syntax in transfer_syntaxes(name)),
-    *(Form(name, empty_frames=True) for name in FormName if Form(name).family is Family.SEG),
-    *(Form(name, planar_regions=True) for name in FormName if Form(name).family is Family.SR),
+    *(Form(name, empty_frames=True) for name in FormName if Form(name).kind is ResultKind.SEG),
+    *(Form(name, planar_regions=True) for name in FormName if Form(name).kind is ResultKind.SR),
     *(Form(name, utf_8=True) for name in FormName),
 ]
 
@@ -56,7 +58,7 @@ def test_every_form_passes_the_gate_and_dciodvfy(make_exam: MakeExam, form: Form
         inherent = YOUNGER_THAN_THE_VALIDATOR if form.name is FormName.SEG_LABELMAP else ()
         errors = [line for line in dciodvfy(ds).errors if not any(text in line for text in inherent)]
         assert not errors
-    assert datasets or (form.family is Family.KOS and not positive)
+    assert datasets or (form.kind is ResultKind.KOS and not positive)
 
 
 @pytest.mark.peer("dicom3tools")
@@ -203,7 +205,7 @@ def test_forms_and_destinations_share_no_uid_but_those_of_the_lesions(make_exam:
     """A PACS keeps the first of two objects with one UID; a lesion is the same lesion in all of them."""
     exam = make_exam()
     elsewhere = replace(exam, context=replace(CONTEXT, series=SeriesPlan(first_number=9101)))
-    made = [exam.write(form) for form in FORMS if form.family is Family.SEG] + [elsewhere.seg()]
+    made = [exam.write(form) for form in FORMS if form.kind is ResultKind.SEG] + [elsewhere.seg()]
     assert len({ds.SOPInstanceUID for ds in made}) == len({ds.SeriesInstanceUID for ds in made}) == len(made)
     assert len({one.TrackingUID for ds in made for one in ds.SegmentSequence if "TrackingUID" in one}) == 2
 
@@ -219,7 +221,7 @@ def test_equal_arguments_give_equal_bytes(make_exam: MakeExam, form: Form) -> No
 
 def test_series_are_numbered_in_a_band_and_described_as_configured(make_exam: MakeExam) -> None:
     """A destination's own band and words."""
-    plan = SeriesPlan(first_number=700, descriptions={Family.SR: "Report"})
+    plan = SeriesPlan(first_number=700, words=ResultsConfig(sr_series_description="Report"))
     exam = replace(make_exam(), context=replace(CONTEXT, series=plan))
     seg = exam.seg()
     sr = exam.sr(seg)
@@ -236,10 +238,10 @@ def test_a_rejected_study_is_told_so_in_every_form_that_can_say_it(make_exam: Ma
     form, header = Form(name), make_exam().header
     datasets = write_rejection(form, CONTEXT, header, code="GAP_IN_SLICES", sentence="A slice is missing: 90°.")
     check_rejection(form, datasets, header)
-    assert len(datasets) == (0 if form.family in {Family.SEG, Family.KOS} else 1)
+    assert len(datasets) == (0 if form.kind in {ResultKind.SEG, ResultKind.KOS} else 1)
     for ds in datasets:
         assert not dciodvfy(ds).errors
-        if form.family is Family.PDF:
+        if form.kind is ResultKind.PDF:
             assert b"GAP_IN_SLICES" in b"".join(page_texts(ds.EncapsulatedDocument))
 
 

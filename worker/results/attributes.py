@@ -51,7 +51,7 @@ def blank_header(header: Dataset) -> Dataset:
 
 def new_object(context: ResultContext, header: Dataset, *, form: Form, number: int, refers_to: str = "") -> Dataset:
     """The beginnings of instance `number` of a result that highdicom has no class for (PS3.3 C.7.3.1, C.8.6.1)."""
-    label = context.series.label(form.family)
+    label = context.series.label(form.kind)
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = form.sop_class_uid

@@ -13,7 +13,8 @@ import numpy as np
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.uid import UID
 
-from dicom_node.result_forms import Family, FormName
+from dicom_node.result_forms import FormName
+from dicom_node.states import ResultKind
 from ml.prediction import Side
 from worker.results.codes import coded
 from worker.results.context import RESEARCH_NOTICE
@@ -55,18 +56,18 @@ VOLUME_TOLERANCE_ML = 0.01
 
 def check_form(form: Form, datasets: Sequence[Dataset], exam: AnalysedExam, *, beside: Sequence[Dataset] = ()) -> None:
     """What `write_form` gave, against the exam, what was asked for, and the objects `beside` it."""
-    if form.family is Family.SR:
+    if form.kind is ResultKind.SR:
         seg = next((one for one in beside if one.Modality == "SEG"), None)
         for ds in datasets:
             check_sr(ds, exam, form=form, seg=seg)
         return
-    expected = {Family.KOS: 1 if exam.lesions else 0, Family.SC: 1 + min(len(key_slices(exam)), MOST_KEY_PAGES)}
-    count = expected.get(form.family, 1)
+    expected = {ResultKind.KOS: 1 if exam.lesions else 0, ResultKind.SC: 1 + min(len(key_slices(exam)), MOST_KEY_PAGES)}
+    count = expected.get(form.kind, 1)
     _require(len(datasets) == count, "RESULT_COUNT", f"{len(datasets)} objects of form {form.name}, not {count}")
     for ds in datasets:
-        if form.family is Family.SEG:
+        if form.kind is ResultKind.SEG:
             check_seg(ds, exam, form=form)
-        elif form.family is Family.KOS:
+        elif form.kind is ResultKind.KOS:
             check_kos(ds, exam, form=form)
         else:
             check_document(ds, exam.source.headers, form=form)
@@ -89,7 +90,7 @@ def check_document(ds: Dataset, headers: Sequence[Dataset], *, form: Form) -> No
     _check_common(ds, headers, form)
     _require(ds.get("ConversionType") == "WSD", "RESULT_ATTRIBUTES", "Conversion Type is not WSD")
     _require(ds.get("BurnedInAnnotation") == "NO", "RESULT_ATTRIBUTES", "Burned In Annotation is not NO")
-    if form.family is Family.SC:
+    if form.kind is ResultKind.SC:
         _check_page(ds)
     else:
         _check_pdf(ds)
@@ -161,7 +162,7 @@ def _check_lesions(reported: Sequence[ReportedLesion], seg: Dataset, exam: Analy
 
 def check_rejection(form: Form, datasets: Sequence[Dataset], header: Dataset) -> None:
     """What `write_rejection` gave: it must be valid, of that study, and make no finding."""
-    if form.family in {Family.SC, Family.PDF}:
+    if form.kind in {ResultKind.SC, ResultKind.PDF}:
         for ds in datasets:
             check_document(ds, [header], form=form)
         return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
-from dicom_node.result_forms import Family
+from dicom_node.config_sections import ResultsConfig
+from dicom_node.states import ResultKind
 
 if TYPE_CHECKING:
     from ml.prediction import BundleIdentity
@@ -43,33 +43,23 @@ class SeriesLabel:
             raise ValueError(f"a series description has at most {LONGEST_LO} characters")
 
 
-DESCRIPTIONS: dict[Family, str] = {
-    Family.SEG: "AI ICH SEG RESEARCH - not for diagnosis",
-    Family.SR: "AI ICH SR RESEARCH - not for diagnosis",
-    Family.KOS: "AI ICH key images RESEARCH - not for diagnosis",
-    Family.SC: "AI ICH summary RESEARCH - not for diagnosis",
-    Family.PDF: "AI ICH report RESEARCH - not for diagnosis",
-}
-"""Of the series of each family, in the order of their numbers in a band."""
-
-
 @dataclass(frozen=True)
 class SeriesPlan:
-    """How the series of each family are numbered and described: the same for every study of a destination."""
+    """How the series of each kind are numbered and described: the same for every study of a destination."""
 
-    first_number: int = 9001
-    """The lowest number of the band: families follow in their order (SEG, SR, ...), one number each."""
-    descriptions: Mapping[Family, str] = field(default_factory=dict)
-    """Of families that are described in other words than in DESCRIPTIONS."""
+    first_number: int
+    """The lowest number of the band: kinds follow in their order (SEG, SR, ...), one number each."""
+    words: ResultsConfig = field(default_factory=ResultsConfig)
+    """Describes each kind."""
 
     def __post_init__(self) -> None:
         if self.first_number < 1:
             raise ValueError("series numbers start at 1")
 
-    def label(self, family: Family) -> SeriesLabel:
-        """Number and description of the series of a family."""
-        number = self.first_number + list(DESCRIPTIONS).index(family)
-        return SeriesLabel(number, self.descriptions.get(family, DESCRIPTIONS[family]))
+    def label(self, kind: ResultKind) -> SeriesLabel:
+        """Number and description of the series of a kind."""
+        number = self.first_number + list(ResultKind).index(kind)
+        return SeriesLabel(number, getattr(self.words, f"{kind.lower()}_series_description"))
 
 
 @dataclass(frozen=True)
@@ -100,8 +90,8 @@ class ResultContext:
     created_at: datetime
     """Time of the analysis, aware; kept with the job so that a retry writes the same."""
     operating_points: OperatingPoints
+    series: SeriesPlan
     equipment: Equipment = field(default_factory=Equipment)
-    series: SeriesPlan = field(default_factory=SeriesPlan)
     local_zone: tzinfo = UTC
     """Zone for dates and times where the source names none. A TimezoneOffsetFromUTC holds for every time of an
     object, the copied StudyTime too, so this should be the scanners' own zone."""
@@ -119,6 +109,6 @@ class ResultContext:
         equipment = self.equipment
         return (
             equipment.manufacturer, equipment.model_name, equipment.serial_number, equipment.software_version,
-            equipment.institution_name or "", *(self.series.label(family).description for family in Family),
+            equipment.institution_name or "", *(self.series.label(kind).description for kind in ResultKind),
             self.bundle.name, self.bundle.version,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dicom_node.result_forms import Family
+from dicom_node.states import ResultKind
 from worker.results.capture import write_capture, write_rejection_capture
 from worker.results.errors import ResultInvalid
 from worker.results.kos import write_kos
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.results.context import ResultContext
     from worker.results.exam import AnalysedExam
 
-_ALONE = {Family.KOS: write_kos, Family.SC: write_capture, Family.PDF: write_pdf}
+_ALONE = {ResultKind.KOS: write_kos, ResultKind.SC: write_capture, ResultKind.PDF: write_pdf}
 """Families whose objects stand on the exam alone."""
 
 
@@ -40,10 +40,10 @@ def write_form(
 
     Raises ResultInvalid when the lesions are not the mask, or when a report of lesions has no segmentation to point at.
     """
-    if form.family is Family.SEG:
+    if form.kind is ResultKind.SEG:
         return (write_seg(context, exam, form=form),)
-    if form.family in _ALONE:
-        return _ALONE[form.family](context, exam, form=form)
+    if form.kind in _ALONE:
+        return _ALONE[form.kind](context, exam, form=form)
     seg = next((ds for ds in beside if ds.Modality == "SEG"), None)
     if seg is None and exam.lesions:
         raise ResultInvalid("SR_WITHOUT_SEG", "a report needs the segmentation that it points at; write that first")
@@ -59,10 +59,10 @@ def write_rejection(
     """
     if not header.get("StudyInstanceUID"):
         raise ResultInvalid("SOURCE_WITHOUT_STUDY", "the header names no study, so no report can belong to it")
-    if form.family is Family.SR:
+    if form.kind is ResultKind.SR:
         return (write_rejection_sr(context, header, form=form, code=code, sentence=sentence),)
-    if form.family is Family.SC:
+    if form.kind is ResultKind.SC:
         return write_rejection_capture(context, header, form=form, code=code, sentence=sentence)
-    if form.family is Family.PDF:
+    if form.kind is ResultKind.PDF:
         return write_rejection_pdf(context, header, form=form, code=code, sentence=sentence)
     return ()

@@ -32,7 +32,7 @@ def write_kos(context: ResultContext, exam: AnalysedExam, *, form: Form) -> tupl
     images = [blank_header(exam.source.headers[z]) for z in key_slices(exam)]
     if not images:
         return ()
-    label = context.series.label(form.family)
+    label = context.series.label(form.kind)
     document = KeyObjectSelectionDocument(
         evidence=images,
         content=KeyObjectSelection(

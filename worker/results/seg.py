@@ -66,7 +66,7 @@ def write_seg(context: ResultContext, exam: AnalysedExam, *, form: Form) -> Data
     labels = _labels(exam.prediction.mask, lesions)
     if len(source.headers) != len(labels):
         raise ResultInvalid("SEG_SHAPE", f"the mask has {len(labels)} slices, the source {len(source.headers)}")
-    label = context.series.label(form.family)
+    label = context.series.label(form.kind)
     seg = Segmentation(
         source_images=_sources(source),
         pixel_array=_probabilities(exam) if form.name is FormName.SEG_FRACTIONAL else labels,

@@ -92,7 +92,7 @@ def write_rejection_sr(context: ResultContext, header: Dataset, *, form: Form, c
 def _document(
     context: ResultContext, root: Dataset, evidence: Sequence[Dataset], *, form: Form, refers_to: str
 ) -> Dataset:
-    label = context.series.label(form.family)
+    label = context.series.label(form.kind)
     return _CLASSES[form.name](
         evidence=evidence,
         content=root,

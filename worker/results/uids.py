@@ -37,7 +37,7 @@ def form_uid(context: ResultContext, form: Form, part: str, *, refers_to: str = 
     Two destinations that ask for the same form in the same way get one object, else two: a PACS keeps the first of
     two objects with one UID. `refers_to` is the UID of the object that this one cannot be understood without.
     """
-    label = context.series.label(form.family)
+    label = context.series.label(form.kind)
     return result_uid(context, " ".join((form.key, part, str(label.number), label.description, refers_to)))
 
 
