@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pydicom import dcmread, dcmwrite
+
+from ml.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,18 +38,9 @@ def save(ds: Dataset, path: Path) -> str:
 
 
 def write_whole(content: bytes, path: Path) -> None:
-    """Writes a file whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    """Writes a file whole or not at all, in a folder that is made when it is not there; its name is durable too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".part-{secrets.token_hex(8)}-{path.name}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomically(path, content)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
