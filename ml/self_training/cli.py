@@ -75,10 +75,10 @@ def train(
     loader_workers: LoaderWorkers = None,
     deterministic: Deterministic = False,
     threads: Threads = None,
-    c_percent: CPercent = 10.0,
-    ignore_band: Band = 0.0,
-    k_positive: KHigh = 0.7,
-    k_negative: KLow = 0.3,
+    c_percent: CPercent = RankerConfig.positive_percent,
+    ignore_band: Band = RankerConfig.ignore_band_percent,
+    k_positive: KHigh = PixelThresholds.positive,
+    k_negative: KLow = PixelThresholds.negative,
     ema: Ema = None,
 ) -> None:
     """Train one model of the paper. Stop and rerun at any moment; under torchrun on several GPUs."""
@@ -119,10 +119,10 @@ def rank_corpus(
     unlabelled: Corpus,
     out: Annotated[Path, typer.Option(help="Folder for ranking.json, ranking.npz and contact sheets.")],
     inspect: Annotated[bool, typer.Option("--inspect", help="Contact sheets at C = 5, 10, 15, 20, 25, 30.")] = False,
-    c_percent: CPercent = 10.0,
-    ignore_band: Band = 0.0,
-    k_positive: KHigh = 0.7,
-    k_negative: KLow = 0.3,
+    c_percent: CPercent = RankerConfig.positive_percent,
+    ignore_band: Band = RankerConfig.ignore_band_percent,
+    k_positive: KHigh = PixelThresholds.positive,
+    k_negative: KLow = PixelThresholds.negative,
 ) -> None:
     """Put the whole corpus in order; with --inspect, show a radiologist the images just above each threshold."""
     config = self_training(c_percent, ignore_band, k_positive, k_negative)
@@ -160,10 +160,10 @@ def self_train_command(
     loader_workers: LoaderWorkers = None,
     deterministic: Deterministic = False,
     threads: Threads = None,
-    c_percent: CPercent = 10.0,
-    ignore_band: Band = 0.0,
-    k_positive: KHigh = 0.7,
-    k_negative: KLow = 0.3,
+    c_percent: CPercent = RankerConfig.positive_percent,
+    ignore_band: Band = RankerConfig.ignore_band_percent,
+    k_positive: KHigh = PixelThresholds.positive,
+    k_negative: KLow = PixelThresholds.negative,
     ema: Ema = None,
 ) -> None:
     """Teacher, scores, ranking and student, in one go. Stop and rerun at any moment; under torchrun on several GPUs."""

@@ -22,6 +22,8 @@ from ml.self_training.cli import (
     make_machine,
     self_training,
 )
+from ml.self_training.ranker import RankerConfig
+from ml.self_training.targets import PixelThresholds
 from ml.study.assembly import assemble
 from ml.study.engine import StudyRun, run_study, train_models
 from ml.study.exams import phantom_parts
@@ -41,10 +43,10 @@ def make_study(
     loader_workers: LoaderWorkers = None,
     threads: Threads = None,
     engine: Engine = "auto",
-    c_percent: CPercent = 10.0,
-    ignore_band: Band = 0.0,
-    k_positive: KHigh = 0.7,
-    k_negative: KLow = 0.3,
+    c_percent: CPercent = RankerConfig.positive_percent,
+    ignore_band: Band = RankerConfig.ignore_band_percent,
+    k_positive: KHigh = PixelThresholds.positive,
+    k_negative: KLow = PixelThresholds.negative,
     train: Annotated[list[str] | None, typer.Option(help="Train this model and stop; may be repeated.")] = None,
 ) -> None:
     """Train, rank and judge every model of the paper. Stop and rerun at any moment; then `tables` writes the report.
