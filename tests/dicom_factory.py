@@ -32,6 +32,16 @@ HEAD_LPS_MM = (75.0, 95.0, 90.0)
 SCALP_MM, SKULL_MM = 5.0, 7.0
 BLEED_CENTRE_LPS_MM = (35.0, 10.0, 20.0)
 """In the patient's left hemisphere, relative to the centre of the head."""
+SYNTAXES = [
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEG2000Lossless,
+    uid.RLELossless,
+]
+"""Lossless, one of each way to encode."""
 JPEG_LOSSLESS_OPTION = {uid.JPEGLosslessSV1: "+e1", uid.JPEGLossless: "+el"}
 """Transfer syntax -> dcmcjpeg's option."""
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 from pydicom import uid
 
-from tests.dicom_factory import ct_series
+from tests.dicom_factory import SYNTAXES, ct_series
 from tests.peers import (
     Orthanc,
     PeerError,
@@ -33,16 +33,6 @@ from tests.peers import (
 from tests.peers.process import LIVE
 
 pytest_plugins = ["pytester"]
-
-SYNTAXES = [
-    uid.ExplicitVRLittleEndian,
-    uid.ImplicitVRLittleEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-    uid.JPEGLosslessSV1,
-    uid.JPEGLSLossless,
-    uid.JPEG2000Lossless,
-    uid.RLELossless,
-]
 
 
 def publish(url: str, text: str) -> None:

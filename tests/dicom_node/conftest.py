@@ -32,15 +32,7 @@ def memory_folder() -> Iterator[Path]:
 @pytest.fixture
 def make_house(memory_folder: Path, database_url: str) -> Iterator[Callable[..., House]]:
     """`make_house(lines)`: a node without processes and with lines of config.toml, on both databases."""
-    houses: list[House] = []
-
-    def make(config: str = "", *, url: str = database_url) -> House:
-        houses.append(House(memory_folder / str(len(houses)), url, config=config))
-        return houses[-1]
-
-    yield make
-    for house in houses:
-        house.engine.dispose()
+    yield from _houses(memory_folder, database_url)
 
 
 @pytest.fixture
@@ -52,10 +44,14 @@ def house(make_house: Callable[..., House]) -> House:
 @pytest.fixture
 def make_small_house(memory_folder: Path) -> Iterator[Callable[..., House]]:
     """`make_house` on SQLite alone, for what no database decides; or on the one of `url`."""
+    yield from _houses(memory_folder, "")
+
+
+def _houses(folder: Path, default_url: str) -> Iterator[Callable[..., House]]:
     houses: list[House] = []
 
-    def make(config: str = "", *, url: str = "") -> House:
-        houses.append(House(memory_folder / str(len(houses)), url, config=config))
+    def make(config: str = "", *, url: str = default_url) -> House:
+        houses.append(House(folder / str(len(houses)), url, config=config))
         return houses[-1]
 
     yield make

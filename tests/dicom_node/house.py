@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +29,25 @@ from dicom_node.tables import Job, Study
 from tests.dicom_factory import ct_series
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 STUDY = "2.25.1"
+
+
+@contextmanager
+def looping(loop: Callable[..., None], *arguments: Any) -> Iterator[threading.Thread]:
+    """`loop(stop, *arguments)` in a thread; at the end of the block it is told to stop, and ends."""
+    stop = threading.Event()
+    thread = threading.Thread(target=loop, args=(stop, *arguments))
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.join()
 
 
 class House:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from dicom_node.db import now
 from dicom_node.deliverer import deliver_due, deliver_until
 from dicom_node.states import DeliveryState, ResultKind
 from dicom_node.tables import Delivery
-from tests.dicom_node.house import SEG, SR, STUDY, House, head_ct
+from tests.dicom_node.house import SEG, SR, STUDY, House, head_ct, looping
 from tests.peers import Orthanc, StoreScp, free_port, wait_until
 
 # pynetdicom drops the socket of a connection that failed without closing it.
@@ -44,17 +44,9 @@ def states(house: House, name: str = "pacs") -> list[DeliveryState]:
     return [delivery.state for delivery in house.all(Delivery) if delivery.destination == name]
 
 
-@contextmanager
-def outbox(house: House) -> Iterator[threading.Thread]:
+def outbox(house: House) -> AbstractContextManager[threading.Thread]:
     """The loop, as the sweeper's process runs it."""
-    stop = threading.Event()
-    loop = threading.Thread(target=deliver_until, args=(stop, house.database, house.config, house.config.archive_dir))
-    loop.start()
-    try:
-        yield loop
-    finally:
-        stop.set()
-        loop.join()
+    return looping(deliver_until, house.database, house.config, house.config.archive_dir)
 
 
 @pytest.mark.peer("orthanc")

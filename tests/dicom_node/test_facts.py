@@ -19,21 +19,11 @@ from pydicom.sequence import Sequence
 from dicom_node.dataset_walk import NotADataset, inflate, walk
 from dicom_node.facts import facts_from_json, facts_to_json
 from dicom_node.read_facts import facts_of_file, read_facts
-from tests.dicom_factory import ct_series
+from tests.dicom_factory import SYNTAXES, ct_series
 from tests.real_heads import ge_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-SYNTAXES = [
-    uid.ExplicitVRLittleEndian,
-    uid.ImplicitVRLittleEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-    uid.JPEGLosslessSV1,
-    uid.JPEGLSLossless,
-    uid.JPEG2000Lossless,
-    uid.RLELossless,
-]
 
 
 def encode(dataset: Dataset, *, implicit: bool = False) -> bytes:

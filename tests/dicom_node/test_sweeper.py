@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dicom_node.db import now
 from dicom_node.states import JobState
 from dicom_node.sweeper import Sweeper
 from dicom_node.tables import Job
-from tests.dicom_node.house import House, head_ct
+from tests.dicom_node.house import House, head_ct, looping
 from tests.peers import PostgreSQL, RabbitMQ, Redis, wait_until
 
 FAST = "sweep_interval_s = 0.02\n"
@@ -33,17 +33,9 @@ def waiting(house: House) -> int | None:
     return broker.waiting_messages(broker.make_celery(house.config.broker), house.config.broker.queue)
 
 
-@contextmanager
-def sweeping(house: House) -> Iterator[threading.Thread]:
+def sweeping(house: House) -> AbstractContextManager[threading.Thread]:
     """The loop in a thread."""
-    stop = threading.Event()
-    loop = threading.Thread(target=make_sweeper(house).run, args=(stop,))
-    loop.start()
-    try:
-        yield loop
-    finally:
-        stop.set()
-        loop.join()
+    return looping(make_sweeper(house).run)
 
 
 def jobs_of(house: House) -> list[Job]:
