@@ -23,7 +23,7 @@ from dicom_node.db import Database, now
 from dicom_node.errors import LeaseLost, NotFound, NotPossible
 from dicom_node.profiles import Variant
 from dicom_node.states import OPEN_JOB_STATES, JobState, StudyState, job_states_before
-from dicom_node.tables import Instance, Job, Result, Study
+from dicom_node.tables import Instance, Job, Result
 
 
 @dataclass(frozen=True)
@@ -378,11 +378,3 @@ def _check_images(session: Session, job: Job) -> None:
         raise NotPossible(
             f"the images of job {job.id} were removed on {removed_at:%Y-%m-%d} ([retention]): send the study again"
         )
-
-
-def study_by_uid(session: Session, study_instance_uid: str) -> Study:
-    """The study, or NotFound."""
-    study = session.scalar(sa.select(Study).where(Study.study_instance_uid == study_instance_uid))
-    if study is None:
-        raise NotFound(f"there is no study {study_instance_uid}; see `dicom-node studies`")
-    return study

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased
 from dicom_node import owed_reports
 from dicom_node.db import age_s
 from dicom_node.deliveries import UNCONFIRMED
-from dicom_node.jobs import study_by_uid
+from dicom_node.errors import NotFound
 from dicom_node.states import DeliveryState, JobState, StudyState
 from dicom_node.tables import Association, AuditEvent, Conflict, Delivery, Instance, Job, Result, Study, Verdict
 
@@ -22,36 +22,11 @@ FORM_NOT_SENT = (DeliveryState.SPARE, DeliveryState.REFUSED, DeliveryState.CANCE
 
 def ledger(session: Session) -> Row:
     """Where every study, instance and delivery is. `balances` is False when something is unaccounted for."""
-    newest = _newest_jobs()
-    states = sa.select(Job.state, sa.func.count()).join(
-        newest, sa.and_(Job.study_id == newest.c.study_id, Job.generation == newest.c.generation)
-    )
-    settled = states.join(Study, Study.id == Job.study_id).where(Study.state == StudyState.COMPLETE).group_by(Job.state)
-    by_state = {state.value: count for state, count in session.execute(settled).all()}
-    received = _count(session, Study)
-    receiving = _count(session, Study, Study.state == StudyState.RECEIVING)
-    without_job = (
-        sa.select(sa.func.count())
-        .select_from(Study)
-        .where(Study.state == StudyState.COMPLETE, Study.id.not_in(sa.select(Job.study_id)))
-    )
-    nothing = session.scalar(without_job) or 0
+    received, studies = _count(session, Study), _studies(session)
     unfinished, forgotten = _unfinished(session), _forgotten(session)
-    studies = {
-        "received": received,
-        "processed": by_state.get(JobState.SUCCEEDED, 0),
-        "rejected": by_state.get(JobState.REJECTED, 0),
-        "receiving": receiving,
-        "queued": by_state.get(JobState.QUEUED, 0),
-        "running": by_state.get(JobState.RUNNING, 0),
-        "failed": by_state.get(JobState.FAILED, 0),
-        "quarantined": by_state.get(JobState.QUARANTINED, 0),
-        "cancelled": by_state.get(JobState.CANCELLED, 0),
-        "nothing_to_analyse": nothing,
-    }
     deliveries = {state.value.lower(): _count(session, Delivery, Delivery.state == state) for state in DeliveryState}
     return {
-        "studies": studies,
+        "studies": {"received": received, **studies},
         "instances": {
             "held": _count(session, Instance),
             "bytes": int(session.scalar(sa.select(sa.func.sum(Instance.size_bytes))) or 0),
@@ -76,9 +51,30 @@ def ledger(session: Session) -> Row:
         "oldest_waiting_s": _oldest_waiting_s(session),
         "unfinished_results": unfinished,
         "forgotten_forms": forgotten,
-        "balances": received == sum(count for name, count in studies.items() if name != "received")
-        and unfinished == 0
-        and forgotten == 0,
+        "balances": received == sum(studies.values()) and unfinished == 0 and forgotten == 0,
+    }
+
+
+def _studies(session: Session) -> dict[str, int]:
+    """How many studies are where; each is in one place."""
+    newest = _newest_jobs()
+    states = sa.select(Job.state, sa.func.count()).join(
+        newest, sa.and_(Job.study_id == newest.c.study_id, Job.generation == newest.c.generation)
+    )
+    settled = states.join(Study, Study.id == Job.study_id).where(Study.state == StudyState.COMPLETE).group_by(Job.state)
+    by_state = {state.value: count for state, count in session.execute(settled).all()}
+    return {
+        "processed": by_state.get(JobState.SUCCEEDED, 0),
+        "rejected": by_state.get(JobState.REJECTED, 0),
+        "receiving": _count(session, Study, Study.state == StudyState.RECEIVING),
+        "queued": by_state.get(JobState.QUEUED, 0),
+        "running": by_state.get(JobState.RUNNING, 0),
+        "failed": by_state.get(JobState.FAILED, 0),
+        "quarantined": by_state.get(JobState.QUARANTINED, 0),
+        "cancelled": by_state.get(JobState.CANCELLED, 0),
+        "nothing_to_analyse": _count(
+            session, Study, Study.state == StudyState.COMPLETE, Study.id.not_in(sa.select(Job.study_id))
+        ),
     }
 
 
@@ -174,7 +170,9 @@ def _answer(job: Job | None) -> str:
 
 def show(session: Session, study_instance_uid: str) -> Row:
     """Everything about one study. Raises NotFound."""
-    study = study_by_uid(session, study_instance_uid)
+    study = session.scalar(sa.select(Study).where(Study.study_instance_uid == study_instance_uid))
+    if study is None:
+        raise NotFound(f"there is no study {study_instance_uid}; see `dicom-node studies`")
     latest_verdicts = sa.select(Verdict).where(Verdict.study_id == study.id, Verdict.generation == study.generation)
     events = sa.select(AuditEvent).where(AuditEvent.study_id == study.id).order_by(AuditEvent.id)
     return {
