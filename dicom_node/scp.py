@@ -148,7 +148,13 @@ class Listener:
                 target=self._serve, args=(sock, address), name=f"association {address}", daemon=True
             )
             self._associations[thread] = partial(_shut_down, sock)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no memory, or the system's limit of threads: there will be some when others have ended
+            with self._associations_lock:
+                del self._associations[thread]
+            log.error("no thread for a connection, closed at once: raise the limit of tasks or memory", peer=address)
+            sock.close()
 
     def _serve(self, sock: socket.socket, address: str) -> None:
         """The whole life of one connection, in its own thread."""

@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -324,6 +325,22 @@ def test_a_locked_database(tmp_path: Path) -> None:
         other.close()
         node.settled()
         assert node.rows(Association.how_ended) == [("released",)]
+
+
+def test_no_thread_for_a_connection(node: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the system's limit of threads that one connection is closed; the acceptor lives, and serves the next."""
+    real, limit = threading.Thread.start, iter([RuntimeError("can't start new thread")])
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("association"):
+            for reached in limit:
+                raise reached
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with RawPeer(node.port) as peer, pytest.raises((EOFError, ConnectionError)):
+        peer.associate()
+    assert_goes_on(node)
 
 
 def test_nothing_of_the_patient_is_logged(node: Listening) -> None:
