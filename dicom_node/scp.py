@@ -221,6 +221,8 @@ def server_context(tls: TlsConfig) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
+    # Nothing more to read (`Wire.interrupt`) is no reason to say nothing more. PDUs say themselves where they end.
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     try:
         context.load_cert_chain(tls.certificate, tls.private_key)
         context.load_verify_locations(tls.ca_certificates)

@@ -169,7 +169,8 @@ class Wire:
         """Make the reading thread stop at its next read, at once when it is waiting."""
         self.interrupted = True
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
+            # Not TLS's own `shutdown`: after that what is sent goes out in plain text.
+            socket.socket.shutdown(self._socket, socket.SHUT_RD)
 
     def hang_up(self, last_words: bytes) -> None:
         """Send `last_words` and nothing after them; `close` must follow."""

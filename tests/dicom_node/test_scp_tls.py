@@ -74,6 +74,16 @@ def test_a_known_certificate(node: Listening, certificates: Path, newest: ssl.TL
     assert node.rows(Association.how_ended) == [("released",)]
 
 
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
+def test_stopping_is_said_inside_tls(node: Listening, certificates: Path, newest: ssl.TLSVersion) -> None:
+    """The A-ABORT of a listener that stops is encrypted like all before it, so that the peer can read it."""
+    with TlsPeer(node.port, client(certificates, "modality", newest=newest)) as peer:
+        assert peer.associate()[0] == 2
+        node.listener.stop(0)
+        kind, body = peer.pdu()
+        assert (kind, body[2]) == (7, 2)
+
+
 @pytest.mark.parametrize("name", [None, "stranger"])
 def test_no_certificate_or_that_of_a_stranger(node: Listening, certificates: Path, name: str | None) -> None:
     """The handshake fails; the next peer with a good one is served."""
