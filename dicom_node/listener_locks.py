@@ -15,8 +15,11 @@ class ListenerLock:
     def __init__(self, folder: Path, listener_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = _path(folder, listener_id)
-        self._file: BinaryIO = self._path.open("wb")
+        # It gets its name once it is locked: another listener that starts now would take it for that of a dead one.
+        unnamed = self._path.with_suffix(".new")
+        self._file: BinaryIO = unnamed.open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        unnamed.replace(self._path)
 
     def release(self, *, in_order: bool) -> None:
         """The listener has ended; when not in order, its successor clears up after it as after a dead one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from pydicom import uid
 from pynetdicom import AE
 
+from dicom_node import listener_locks
 from dicom_node.read_facts import facts_of_file
 from dicom_node.tables import Association, Instance, Study
 from tests.dicom_factory import ct_series
@@ -140,6 +142,23 @@ def test_a_dead_listeners_associations_are_closed_by_the_next_one(tmp_path: Path
             ended = dict(node.rows(Association.__table__.c["listener_id", "how_ended"]))
         assert ended == {"alive": None, "dead": "listener died"}
         assert not (tmp_path / "listeners" / "dead.lock").exists()
+
+
+def test_a_listener_that_starts_is_not_taken_for_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one that looks around before the lock is held finds nothing."""
+    found: list[str] = []
+    real = fcntl.flock
+
+    def lock(file: Any, operation: int) -> None:
+        if operation == fcntl.LOCK_EX:
+            found.extend(listener_locks.dead_listeners(tmp_path))
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    one = listener_locks.ListenerLock(tmp_path, "host.name/listener/1")
+    assert found == listener_locks.dead_listeners(tmp_path) == []
+    one.release(in_order=False)
+    assert listener_locks.dead_listeners(tmp_path) == ["host.name/listener/1"]
 
 
 def test_a_response_waits_for_the_row(tmp_path: Path) -> None:
