@@ -115,7 +115,9 @@ class Listener:
         self.intake.give_up_closing()
         self._join(LAST_JOIN_S)
         if self._lock is not None:
-            self._lock.release(in_order=not self.intake.left_open)
+            with self._associations_lock:
+                under_way = bool(self._associations)
+            self._lock.release(in_order=not (under_way or self.intake.left_open))
 
     def _clear_up(self) -> None:
         """Half-received files and open rows of listeners that died."""

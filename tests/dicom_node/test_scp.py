@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ import sqlalchemy as sa
 from pydicom import uid
 from pynetdicom import AE
 
-from dicom_node import listener_locks
+from dicom_node import listener_locks, scp
+from dicom_node.archive import StoredFile
 from dicom_node.read_facts import facts_of_file
 from dicom_node.tables import Association, Instance, Study
 from tests.dicom_factory import ct_series
 from tests.dicom_node.listening import listening
-from tests.dicom_node.raw_peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, RawPeer, ct_dataset
+from tests.dicom_node.raw_peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, RawPeer, command_pdu, ct_dataset
 from tests.peers import dcmsend, echoscu, storescu, wait_until
 
 if TYPE_CHECKING:
@@ -161,6 +163,33 @@ def test_a_listener_that_starts_is_not_taken_for_a_dead_one(tmp_path: Path, monk
     assert listener_locks.dead_listeners(tmp_path) == ["host.name/listener/1"]
 
 
+def test_an_association_that_outlives_its_listener_is_closed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that hangs longer than the end waits: the process ends without noting that the association did."""
+    hanging, disk_is_back = threading.Event(), threading.Event()
+    monkeypatch.setattr(scp, "LAST_JOIN_S", 0.1)
+    with listening(tmp_path, listener_id="slow") as node, RawPeer(node.port) as peer:
+        peer.associate()
+        assert peer.store(ct_dataset("1.5"), "1.5") == 0
+        real = node.archive.commit
+
+        def commit(*arguments: Any) -> StoredFile:
+            hanging.set()
+            disk_is_back.wait(60)
+            return real(*arguments)
+
+        monkeypatch.setattr(node.archive, "commit", commit)
+        peer.send(command_pdu(0x0001, sop_class=CT, uid="1.6"))
+        peer.dataset(ct_dataset("1.6"))
+        assert hanging.wait(20)
+        node.listener.stop(0)
+        with listening(tmp_path, listener_id="next"):
+            assert node.rows(Association.how_ended) == [("listener died",)]
+        disk_is_back.set()
+        node.settled()
+
+
 def test_a_response_waits_for_the_row(tmp_path: Path) -> None:
     """The moment 0x0000 is read, file and row are there."""
     with listening(tmp_path) as node, RawPeer(node.port) as peer:
@@ -232,8 +261,6 @@ def test_several_messages_before_the_first_answer_is_read(tmp_path: Path) -> Non
     """A sender that does not wait gets its answers in order."""
     with listening(tmp_path) as node, RawPeer(node.port) as peer:
         peer.associate((VERIFICATION, IMPLICIT))
-        from tests.dicom_node.raw_peer import command_pdu
-
         peer.send(command_pdu(0x0030, sop_class=VERIFICATION, uid="", has_dataset=False) * 3)
         assert [peer.status() for _ in range(3)] == [0, 0, 0]
 
