@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from dicom_node.errors import ArchiveError
-from dicom_node.negotiation import APPLICATION_CONTEXT_NAME, VERIFICATION
+from dicom_node.negotiation import APPLICATION_CONTEXT_NAME
 
 if TYPE_CHECKING:
     from dicom_node.archive import Archive
@@ -85,7 +85,7 @@ class Admission:
             return CALLING_AE_TITLE_NOT_RECOGNIZED
         if self._listener.check_called_ae_title and request.called_ae_title != self._ae_title:
             return CALLED_AE_TITLE_NOT_RECOGNIZED
-        if set(request.abstract_syntaxes) - {VERIFICATION} and not self.has_space():
+        if set(request.abstract_syntaxes).intersection(self._listener.sop_classes) and not self.has_space():
             return OUT_OF_SPACE
         return None
 

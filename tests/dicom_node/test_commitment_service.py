@@ -234,6 +234,16 @@ def test_a_listener_that_was_killed_is_followed_by_the_reporter(make_small_house
     assert sender.told[0].committed == set(held(house))
 
 
+def test_without_space_commitment_is_still_spoken_of(make_small_house: Make) -> None:
+    """It brings no instance; and room is made only when destinations could report that they keep their results."""
+    house = holding(make_small_house, rest="min_free_bytes = 1000000000000000000\n")
+    sender = Sender()
+    with listening(house) as port, sender.associated(port) as assoc:
+        assert ask(assoc, held(house)) == 0
+        wait_until(lambda: sender.told, what="the report")
+    assert sender.told[0].committed == held(house).keys()
+
+
 def test_the_same_request_again_is_reported_again(make_small_house: Make) -> None:
     """Its sender may have lost the first report. The same transaction for other instances is refused."""
     house, sender = holding(make_small_house), Sender()
