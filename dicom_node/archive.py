@@ -21,6 +21,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dicom_node.errors import ArchiveError, OutOfSpace, UnsafeUid
@@ -28,7 +29,6 @@ from dicom_node.part10 import HEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from typing_extensions import Buffer
 
@@ -102,7 +102,7 @@ class Archive(Protocol):
         """Read a committed file. Raises ArchiveError."""
 
     def exists(self, path: str) -> bool:
-        """Whether a committed file is there."""
+        """Whether a committed file is there. Raises ArchiveError when that cannot be found out now."""
 
     def remove(self, path: str) -> None:
         """Remove a committed file, and folders that it leaves empty; it is no error when it is not there."""
@@ -111,10 +111,13 @@ class Archive(Protocol):
         """Room for more."""
 
     def committed(self, *, older_than_s: float) -> Iterator[str]:
-        """Paths of committed files of at least that age, for reconciliation."""
+        """Paths of committed files of at least that age, for reconciliation. Raises ArchiveError."""
 
     def sweep_incoming(self, *, older_than: float) -> int:
-        """Remove what dead processes left half received before `older_than` (Unix time). How many files that were."""
+        """Remove what dead processes left half received before `older_than` (Unix time). How many files that were.
+
+        Raises ArchiveError.
+        """
 
 
 class FolderSpool:
@@ -215,7 +218,8 @@ class FolderArchive:
 
     def exists(self, path: str) -> bool:
         """See Archive."""
-        return self.path(path).exists()
+        with _os_errors():
+            return self.path(path).exists()
 
     def remove(self, path: str) -> None:
         """See Archive."""
@@ -236,15 +240,18 @@ class FolderArchive:
     def committed(self, *, older_than_s: float) -> Iterator[str]:
         """See Archive."""
         limit = time.time() - older_than_s
-        for top in ("instances", "conflicts"):
-            for file in (self.root / top).rglob("*.dcm"):
-                with suppress(FileNotFoundError):
-                    if file.stat().st_mtime <= limit:
-                        yield file.relative_to(self.root).as_posix()
+        with _os_errors():
+            for top in ("instances", "conflicts"):
+                for folder, _, names in os.walk(self.root / top, onerror=_raise_unless_gone):
+                    for file in (Path(folder, name) for name in names if name.endswith(".dcm")):
+                        with suppress(FileNotFoundError):
+                            if file.stat().st_mtime <= limit:
+                                yield file.relative_to(self.root).as_posix()
 
     def sweep_incoming(self, *, older_than: float) -> int:
         """See Archive; what a living process holds stays, whichever listener it belongs to."""
-        return sum(_remove_unless_held(file, older_than) for file in self._incoming.glob("*.part"))
+        with _os_errors():
+            return sum(_remove_unless_held(file, older_than) for file in self._incoming.glob("*.part"))
 
     def _place_in(self, folder: str, spool: FolderSpool, target: Path) -> None:
         """Make the folder and place the file, again where the folder was removed in between. Raises OSError."""
@@ -329,6 +336,12 @@ def _remove_unless_held(file: Path, older_than: float) -> bool:
             file.unlink()
             return True
     return False
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """A study's folder may be removed while the archive is looked through."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _write_all(fd: int, piece: Buffer) -> None:

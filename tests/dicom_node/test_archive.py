@@ -138,6 +138,26 @@ def test_set_aside(archive: FolderArchive) -> None:
     assert sorted(archive.committed(older_than_s=0)) == [aside.path]
 
 
+def test_looking_through_while_folders_go(archive: FolderArchive) -> None:
+    """Retention removes the folder of a series that was just about to be looked into: the look goes on."""
+    keys = [InstanceKey("1.2.3", f"1.2.3.{series}", f"1.2.3.{series}.1") for series in range(3)]
+    paths = {put(archive, key, head=HEAD, pieces=[b"one"]).path for key in keys}
+    looking = archive.committed(older_than_s=0)
+    first = next(looking)
+    for path in paths - {first}:
+        archive.remove(path)
+    assert list(looking) == []
+
+
+def test_looking_where_nothing_can_be_seen(archive: FolderArchive) -> None:
+    """A fault of the disk is the archive's own error, which its callers wait out."""
+    (archive.root / "conflicts" / "loop.dcm").symlink_to("loop.dcm")
+    with pytest.raises(ArchiveError, match="ELOOP"):
+        list(archive.committed(older_than_s=0))
+    with pytest.raises(ArchiveError, match="ENAMETOOLONG"):
+        archive.exists("1" * 300)
+
+
 @pytest.mark.parametrize(
     "uid", ["", ".", "..", "../x", "1/2", "1.2\0", "1.2\n", "1" * 65, "a.b", ".1", "1.2 ", "\u0661.2", "-1"]
 )
