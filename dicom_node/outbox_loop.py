@@ -42,8 +42,16 @@ def poll(stop: threading.Event, database: Database, rounds: Rounds, *, interval_
         busy = {name: thread for name, thread in busy.items() if thread.is_alive()}
         for name in sorted(names - busy.keys()):
             thread_name = f"{rounds.name}-{name}"
-            busy[name] = threading.Thread(target=_guarded, args=(stop, rounds, name), name=thread_name, daemon=True)
-            busy[name].start()
+            thread = threading.Thread(target=_guarded, args=(stop, rounds, name), name=thread_name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no memory, or the system's limit of threads
+                log.error(
+                    "no thread for a round, trying again soon: raise the limit of tasks", loop=rounds.name, peer=name
+                )
+                stop.wait(AFTER_FAULT_S)
+                break
+            busy[name] = thread
     for thread in busy.values():
         thread.join(timeout=LAST_ROUND_S)
 

@@ -285,6 +285,28 @@ def test_a_fault_nobody_thought_of_does_not_end_all_delivering(
         wait_until(lambda: states(house) == [DeliveryState.SENT] * 2, what="delivery")
 
 
+def test_a_round_that_gets_no_thread_ends_no_loop(
+    make_small_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the system's limit of threads the outbox waits; it goes on when there are some again."""
+    house = make_small_house(TIMES + destination(free_port()))
+    house.finish(house.claimed())
+    monkeypatch.setattr(outbox_loop, "AFTER_FAULT_S", 0.05)
+    real, limit = threading.Thread.start, iter([RuntimeError("can't start new thread")])
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "outbox-pacs":
+            for reached in limit:
+                raise reached
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with outbox(house) as loop:
+        wait_until(lambda: not loop.is_alive() or house.all(Delivery)[0].attempts, what="a try")
+        assert loop.is_alive()
+    assert list(limit) == []
+
+
 def test_a_result_file_that_is_away_is_tried_again_and_one_that_is_broken_is_dead(
     make_small_house: Callable[..., House],
 ) -> None:
