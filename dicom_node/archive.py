@@ -41,6 +41,8 @@ NO_LINK = frozenset({errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, err
 READ_BYTES = 1024 * 1024
 PLACE_TRIES = 5
 """A study's folder is removed with its last file (`FolderArchive.remove`), perhaps while a new one is about to come."""
+MOST_KNOWN_FOLDERS = 10_000
+"""Folders of series that are remembered as durable: those of some days, in 3 MB. Each one forgotten costs a sync."""
 SYNC_THREADS = 32
 """Folders that may be synced at once; each costs a thread that waits for the disk."""
 
@@ -277,6 +279,8 @@ class FolderArchive:
             # Synced even if it is there: whoever made it may not have come so far yet.
             one.mkdir(exist_ok=True)
             _sync_folder(one.parent)
+        if len(self._known_folders) >= MOST_KNOWN_FOLDERS:
+            self._known_folders.clear()
         self._known_folders.add(folder)
 
     def _place(self, spool: FolderSpool, target: Path) -> None:

@@ -129,6 +129,15 @@ def test_a_folder_that_keeps_vanishing_is_an_error(archive: FolderArchive, monke
         put(archive, InstanceKey("1.2.9", "1.2.9.1", "1.2.9.1.1"), head=HEAD, pieces=[b"one"])
 
 
+def test_folders_are_not_remembered_without_end(archive: FolderArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener runs for months; what it forgot is made durable once more."""
+    monkeypatch.setattr("dicom_node.archive.MOST_KNOWN_FOLDERS", 5)
+    for series in [*range(20), 0]:
+        stored = put(archive, InstanceKey("1.2", f"1.2.{series}", "1.2.3"), head=HEAD, pieces=[b"one"])
+        assert archive.exists(stored.path)
+    assert len(archive._known_folders) <= 5
+
+
 def test_set_aside(archive: FolderArchive) -> None:
     """A conflicting file moves among the conflicts."""
     stored = put(archive, KEY, head=HEAD, pieces=[b"one"])
