@@ -243,7 +243,8 @@ def purge(
     verb = "would be removed" if dry_run else "were removed"
     console.print(
         f"images of {removed.studies} studies ({removed.instances} instances) and {removed.results} result files, "
-        f"{removed.size_bytes / 1e9:.2f} GB in all, and {removed.transactions} commitment transactions {verb}"
+        f"{removed.size_bytes / 1e9:.2f} GB in all, {removed.pictures} pictures of results and "
+        f"{removed.transactions} commitment transactions {verb}"
     )
     for why, count in plan.kept.items():
         console.print(f"old enough, but kept: {count} studies ({why})")

@@ -2,7 +2,8 @@
 
 A study is settled when it is complete, its analysis has ended (one that failed or is quarantined has not: somebody has
 to look at it), and every delivery has arrived, confirmed where that is asked for, or was withdrawn. Of settled studies
-the images go, unless a peer was told that this node keeps one of them; so do result files that had somewhere to go.
+the images go, unless a peer was told that this node keeps one of them; so do result files that had somewhere to go, and
+the picture that a job made beside them (`overlay` in its summary), which holds pixels of the patient too.
 Of storage commitment the rows of transactions that are over go; what was promised in them is marked on the instances
 and stays. Nothing else is ever removed, however full the disk is.
 
@@ -22,7 +23,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node.archive import Archive
 from dicom_node.audit import record
@@ -40,6 +41,8 @@ log = structlog.get_logger()
 ROUND_S = 60.0
 AT_A_TIME = 200
 """Studies that are looked for, result files that are marked, and transactions that go, in one statement."""
+PICTURE = "overlay"
+"""Where a job's summary names the file of its picture, relative to the archive."""
 NOT_ENDED = (JobState.QUEUED, JobState.RUNNING, JobState.FAILED, JobState.QUARANTINED)
 WITHDRAWN = (DeliveryState.REFUSED, DeliveryState.CANCELLED)
 
@@ -57,6 +60,8 @@ class Amount:
     size_bytes: int = 0
     transactions: int = 0
     """Of storage commitment: asked for, or asked of this node."""
+    pictures: int = 0
+    """Of jobs."""
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(
@@ -65,6 +70,7 @@ class Amount:
             self.results + other.results,
             self.size_bytes + other.size_bytes,
             self.transactions + other.transactions,
+            self.pictures + other.pictures,
         )
 
 
@@ -105,6 +111,9 @@ def purge(
     if retention.results_days:
         before = now() - timedelta(days=retention.results_days)
         while (some := _remove_results(database, archive, before)) != Amount():
+            removed += some
+            tell(some)
+        while (some := _remove_pictures(database, archive, before)) != Amount():
             removed += some
             tell(some)
     if retention.transactions_days:
@@ -164,13 +173,15 @@ def plan(session: Session, retention: RetentionConfig) -> Plan:
             "promised to a sender": _count(session, *old, _promised()),
         }
     if retention.results_days:
+        before = now() - timedelta(days=retention.results_days)
         count, size_bytes = session.execute(
             sa.select(sa.func.count(), sa.func.sum(Result.size_bytes))
             .join(Job, Result.job_id == Job.id)
             .join(Study)
-            .where(*_files_due(now() - timedelta(days=retention.results_days)))
+            .where(*_files_due(before))
         ).one()
-        removed += Amount(results=count, size_bytes=int(size_bytes or 0))
+        pictures = sa.select(sa.func.count()).select_from(Job).join(Study).where(*_pictures_due(before))
+        removed += Amount(results=count, size_bytes=int(size_bytes or 0), pictures=int(session.scalar(pictures) or 0))
     if retention.transactions_days:
         before = now() - timedelta(days=retention.transactions_days)
         asked = sa.select(sa.func.count()).select_from(Commitment).where(*_asked_and_over(before))
@@ -302,6 +313,38 @@ def _remove_results(database: Database, archive: Archive, before: datetime) -> A
             record(session, "result files removed", study_id=study_id, files=files, because_of="retention.results_days")
     remove_unknown(database.engine, archive, [row.path for row in rows])
     return Amount(results=len(rows), size_bytes=sum(row.size_bytes for row in rows))
+
+
+def _pictures_due(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    """Of jobs, joined with their study: those with a picture, whose results had somewhere to go, and went."""
+    of_study = aliased(Job)
+    had_a_destination = (
+        sa.select(Delivery.id)
+        .join(Result, Delivery.result_id == Result.id)
+        .join(of_study, Result.job_id == of_study.id)
+        .where(of_study.study_id == Study.id)
+        .correlate(Study)
+        .exists()
+    )
+    has_one = Job.summary[PICTURE].as_string().is_not(None)
+    return has_one, Job.finished_at < before, had_a_destination, *_settled()
+
+
+def _remove_pictures(database: Database, archive: Archive, before: datetime) -> Amount:
+    """Some pictures that are old enough: files first, as nothing but the job's summary knows them."""
+    with database.session() as session:
+        jobs = session.scalars(
+            sa.select(Job)
+            .join(Study)
+            .where(*_pictures_due(before))
+            .order_by(Job.id)
+            .limit(AT_A_TIME)
+            .with_for_update(skip_locked=True, of=Job, key_share=True)
+        ).all()
+        for job in jobs:
+            archive.remove(job.summary[PICTURE])
+            job.summary = {key: value for key, value in job.summary.items() if key != PICTURE}
+        return Amount(pictures=len(jobs))
 
 
 def _asked_and_over(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:

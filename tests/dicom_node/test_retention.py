@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,14 +173,45 @@ def test_result_files_go_later_and_their_rows_stay(make_house: MakeHouse) -> Non
     assert (again.id, again.file_removed_at, len(files(house, "results"))) == (result.id, None, 1)
 
 
+def picture_of(house: House, job_id: int) -> Path:
+    """The picture that the job's summary names, on disk."""
+    path = f"results/ab/overlay-{job_id}.png"
+    house.change(Job, summary={"overlay": path, "line": "positive"})
+    file = house.archive.path(path)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"pixels of the patient")
+    return file
+
+
+def test_the_picture_of_a_job_goes_with_its_results(make_house: MakeHouse) -> None:
+    """It shows slices of the head: after its time nothing of these is left on the disk."""
+    house = make_house(PACS + OLD)
+    picture = picture_of(house, settled(house))
+    house.age(s=61 * DAY_S)
+    purge(house)
+    assert picture.exists(), "the results are not old"
+    house.change(Result, created_at=now() - timedelta(days=61))
+    house.change(Job, finished_at=now() - timedelta(days=61))
+    house.change(Delivery, state=DeliveryState.DEAD)
+    assert (purge(house), plan(house).removed, picture.exists()) == (Amount(), Amount(), True)
+    house.change(Delivery, state=DeliveryState.SENT)
+    expected = plan(house).removed
+    assert (expected.results, expected.pictures) == (2, 1)
+    assert (purge(house), purge(house)) == (expected, Amount())
+    assert [path for path in house.archive.root.rglob("*") if path.is_file()] == []
+    assert [job.summary for job in house.all(Job)] == [{"line": "positive"}]
+
+
 def test_results_that_had_nowhere_to_go_stay(make_house: MakeHouse) -> None:
     """Without destinations this is the only place that has them."""
     house = make_house(OLD)
-    settled(house)
+    picture = picture_of(house, settled(house))
     house.change(Result, created_at=now() - timedelta(days=1000))
+    house.change(Job, finished_at=now() - timedelta(days=1000))
     house.age(s=31 * DAY_S)
     removed = purge(house)
     assert (removed.studies, removed.results, len(files(house, "results"))) == (1, 0, 2)
+    assert (removed.pictures, picture.exists()) == (0, True)
 
 
 def test_room_is_made_by_the_oldest_first_and_no_further(
