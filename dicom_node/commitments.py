@@ -321,7 +321,9 @@ def _step_later(delivery: Delivery, *, error: str, config: Config) -> None:
 
 
 def _give_up(session: Session, delivery: Delivery, error: str) -> None:
-    delivery.state = DeliveryState.DEAD
+    """Dead, until `dicom-node deliver`; a result that a later one has replaced must not be sent by that after it."""
+    replaced = delivery.result.superseded_at is not None
+    delivery.state = DeliveryState.CANCELLED if replaced else DeliveryState.DEAD
     delivery.confirm_at = delivery.lease_until = None
     delivery.last_error = error[:512]
     deliveries.note(session, delivery, "delivery given up", error=error[:512])

@@ -261,6 +261,18 @@ def test_a_lost_result_that_was_replaced_is_not_sent_again(make_small_house: Mak
     assert states(house) == [DeliveryState.CANCELLED, COMMITTED]
 
 
+@pytest.mark.parametrize("reason", [FailureReason.PROCESSING_FAILURE, FailureReason.CLASS_INSTANCE_CONFLICT])
+def test_a_replaced_result_that_is_given_up_cannot_be_restarted(make_small_house: Make, reason: int) -> None:
+    """Nobody has to look at it any more, and `deliver` would send it after the newer one."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(rounds=0))
+        pacs.failures = {uid_of(house): reason}
+        house.change(Result, superseded_at=now())
+        confirm(house)
+    assert states(house) == [DeliveryState.CANCELLED, COMMITTED]
+    assert deliveries.restart(house.database) == 0
+
+
 def test_without_a_report_it_looks_by_c_find(make_house: Make) -> None:
     """Not before the time is over; found is committed, missing is sent again."""
     with CommittingPacs(reports="never") as pacs:
