@@ -170,16 +170,17 @@ def _insert(connection: sa.Connection, arrival: Arrival) -> Written:
 
 def _replace(connection: sa.Connection, arrival: Arrival, present: Any) -> Written:
     """The new bytes become the instance; the old file stays where it is and is noted as the conflict."""
+    is_own_result = _is_own_result(connection, arrival.facts)
     association_id = _association_id(connection, arrival)
     received_at = now()
-    study_id = _study_id(connection, arrival, received_at, is_own_result=False)
+    study_id = _study_id(connection, arrival, received_at, is_own_result=is_own_result)
     old = type(arrival.stored)(present.path, present.sha256, present.size_bytes)
     values = _instance_values(arrival, study_id, association_id, received_at)
     if not connection.execute(UPDATE_INSTANCE, {**values, "instance_id": present.id}).rowcount:
         return _insert(connection, arrival)
     _keep_conflict(connection, arrival, old, association_id)
     _check_file(arrival)
-    return Written(Kind.REPLACED, association_id, study_id)
+    return Written(Kind.REPLACED, association_id, None if is_own_result else study_id)
 
 
 def _check_file(arrival: Arrival) -> None:

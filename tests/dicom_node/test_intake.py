@@ -160,30 +160,49 @@ def test_same_uid_other_bytes(tmp_path: Path, url: str, policy: str, status: Sta
     bench.engine.dispose()
 
 
+def _own_result(bench: Bench, uid: str) -> None:
+    """A result of the first study, made by its job."""
+    job = {"study_id": 1, "generation": 1, "state": "SUCCEEDED", "sop_instance_uids": [], "input_digest": "x"}
+    job |= {"series_reason": "", "attempt": 1, "worker_deaths": 0, "queued_at": now(), "summary": {}}
+    bench.write(sa.insert(Job).values(**job))
+    result = {
+        "job_id": 1,
+        "kind": "SEG",
+        "form": "seg-binary",
+        "variant": "seg-binary",
+        "sop_class_uid": SEG,
+        "sop_instance_uid": uid,
+    }
+    result |= {"series_instance_uid": "1.7", "path": "p", "sha256": "s", "size_bytes": 1, "created_at": now()}
+    bench.write(sa.insert(Result).values(**result))
+
+
 def test_an_own_result_that_comes_back_reopens_nothing(bench: Bench) -> None:
     """A PACS that routes results back to where they came from: kept, marked, no study is touched."""
     bench.store("1.5")
     bench.write(sa.update(Study).values(state="COMPLETE"))
-    with bench.engine.begin() as connection:
-        job = {"study_id": 1, "generation": 1, "state": "SUCCEEDED", "sop_instance_uids": [], "input_digest": "x"}
-        job |= {"series_reason": "", "attempt": 1, "worker_deaths": 0, "queued_at": now(), "summary": {}}
-        connection.execute(sa.insert(Job).values(**job))
-        result = {
-            "job_id": 1,
-            "kind": "SEG",
-            "form": "seg-binary",
-            "variant": "seg-binary",
-            "sop_class_uid": SEG,
-            "sop_instance_uid": "1.77",
-        }
-        result |= {"series_instance_uid": "1.7", "path": "p", "sha256": "s", "size_bytes": 1, "created_at": now()}
-        connection.execute(sa.insert(Result).values(**result))
+    _own_result(bench, "1.77")
     own = AssociationRecord("PACS", "ICHNODE", "127.0.0.1")
     assert bench.store("1.77", sop_class=SEG, association=own) is Status.SUCCESS
     assert bench.store("1.78", sop_class=SEG, study="1.2.9", association=own) is Status.SUCCESS
     assert [row.is_own_result for row in bench.all(Instance)] == [False, True, False]
     assert [row.state for row in bench.all(Study)] == ["COMPLETE", "RECEIVING"]
     assert own.study_ids == {2}
+
+
+def test_an_own_result_that_comes_back_changed_reopens_nothing_either(tmp_path: Path, url: str) -> None:
+    """A PACS may coerce elements; where the later bytes replace the first ones they are still our own result."""
+    bench = Bench(tmp_path, url, "replace")
+    bench.store("1.5")
+    bench.write(sa.update(Study).values(state="COMPLETE"))
+    _own_result(bench, "1.77")
+    own = AssociationRecord("PACS", "ICHNODE", "127.0.0.1")
+    for pixels in (b"as it was made  ", b"coerced         "):
+        stored = bench.store("1.77", sop_class=SEG, pixels=pixels, association=own)
+        assert stored is Status.SUCCESS
+    assert [(row.times_received, row.is_own_result) for row in bench.all(Instance)] == [(1, False), (1, True)]
+    assert ([row.state for row in bench.all(Study)], own.study_ids) == (["COMPLETE"], set())
+    bench.engine.dispose()
 
 
 def test_the_end_of_an_association(bench: Bench) -> None:
