@@ -186,13 +186,6 @@ def _unchanged(session: Session, study_id: int, last_received_at: datetime, inst
 def _new_job(session: Session, study: Study, decision: Decision) -> int | None:
     """The next generation's job, unless the study holds no image or the exam is the one already read."""
     choice = decision.choice
-    if not any(_is_image(facts.sop_class_uid) for facts in decision.facts):
-        record(session, "nothing to analyse", study_id=study.id)
-        return None
-    rejection = _rejection(session, study, decision)
-    chosen = None if rejection else choice.chosen
-    exam = [row for row in decision.instances if chosen and row.series_instance_uid == chosen]
-    digest = _input_digest(study, exam, rejection)
     latest = session.scalar(
         sa.select(Job)
         .where(Job.study_id == study.id)
@@ -200,6 +193,15 @@ def _new_job(session: Session, study: Study, decision: Decision) -> int | None:
         .limit(1)
         .with_for_update(key_share=True)
     )
+    if not any(_is_image(facts.sop_class_uid) for facts in decision.facts):
+        if latest is not None and latest.state in OPEN_JOB_STATES:
+            jobs.cancel_row(session, latest, why="the images came again as those of another study")
+        record(session, "nothing to analyse", study_id=study.id)
+        return None
+    rejection = _rejection(session, study, decision)
+    chosen = None if rejection else choice.chosen
+    exam = [row for row in decision.instances if chosen and row.series_instance_uid == chosen]
+    digest = _input_digest(study, exam, rejection)
     if latest is not None and latest.input_digest == digest and latest.state is not JobState.CANCELLED:
         _keep_verdicts(session, study, choice)
         record(session, "exam unchanged, no new job", study_id=study.id, job_id=latest.id)

@@ -61,23 +61,24 @@ KEEP_LONGER = (
 INSERT_INSTANCE = sa.insert(_INSTANCES)
 UPDATE_INSTANCE = sa.update(_INSTANCES).where(_INSTANCES.c.id == sa.bindparam("instance_id"))
 FIND_STUDY = sa.select(_STUDIES.c.id).where(_STUDIES.c.study_instance_uid == sa.bindparam("uid"))
+_REOPEN = sa.update(_STUDIES).values(
+    receiving_since=sa.case(
+        (_STUDIES.c.state == StudyState.COMPLETE, sa.bindparam("at", type_=UtcDateTime())),
+        else_=_STUDIES.c.receiving_since,
+    ),
+    state=StudyState.RECEIVING,
+    last_received_at=sa.bindparam("at", type_=UtcDateTime()),
+    completed_at=None,
+    complete_reason=None,
+)
 TOUCH_STUDY = (
-    sa.update(_STUDIES)
-    .where(_STUDIES.c.study_instance_uid == sa.bindparam("uid"))
-    .values(
-        receiving_since=sa.case(
-            (_STUDIES.c.state == StudyState.COMPLETE, sa.bindparam("at", type_=UtcDateTime())),
-            else_=_STUDIES.c.receiving_since,
-        ),
-        state=StudyState.RECEIVING,
-        last_received_at=sa.bindparam("at", type_=UtcDateTime()),
-        calling_ae_title=sa.bindparam("calling"),
-        completed_at=None,
-        complete_reason=None,
-    )
+    _REOPEN.where(_STUDIES.c.study_instance_uid == sa.bindparam("uid"))
+    .values(calling_ae_title=sa.bindparam("calling"))
     .returning(_STUDIES.c.id)
 )
 """One UPDATE, so that completion, which locks the row, either comes before and is undone or sees the new time."""
+LEAVE_STUDY = _REOPEN.where(_STUDIES.c.id == sa.bindparam("study_id"))
+"""An instance went to another study: what is left here is looked at again."""
 INSERT_STUDY = sa.insert(_STUDIES).returning(_STUDIES.c.id)
 
 INSERT_ASSOCIATION = sa.insert(_ASSOCIATIONS).returning(_ASSOCIATIONS.c.id)
@@ -174,6 +175,8 @@ def _replace(connection: sa.Connection, arrival: Arrival, present: Any) -> Writt
     association_id = _association_id(connection, arrival)
     received_at = now()
     study_id = _study_id(connection, arrival, received_at, is_own_result=is_own_result)
+    if study_id != present.study_id and not is_own_result:
+        connection.execute(LEAVE_STUDY, {"study_id": present.study_id, "at": received_at})
     old = type(arrival.stored)(present.path, present.sha256, present.size_bytes)
     values = _instance_values(arrival, study_id, association_id, received_at)
     if not connection.execute(UPDATE_INSTANCE, {**values, "instance_id": present.id}).rowcount:

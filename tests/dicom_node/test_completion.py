@@ -349,6 +349,23 @@ def test_bytes_that_replace_others_make_a_new_generation(make_small_house: Calla
     assert house.row(job_id).generation == 2
 
 
+@pytest.mark.parametrize("moved", [1, 12])
+def test_images_that_move_to_another_study_are_read_there(make_small_house: Callable[..., House], moved: int) -> None:
+    """A PACS corrects the study UID and sends again: no job reads what is no longer in its study."""
+    house = make_small_house('[listener]\nsame_uid_other_bytes = "replace"\n')
+    images = head_ct()
+    first = house.job(images)
+    for image in images[:moved]:
+        image.StudyInstanceUID = "2.25.99"
+    house.receive(images[:moved])
+    house.age(s=1001)
+    made = [house.row(job_id) for job_id in house.sweep()]
+    assert house.row(first).state is JobState.CANCELLED
+    sets = {job.study.study_instance_uid: len(job.sop_instance_uids) for job in made}
+    assert sets == ({STUDY: 11, "2.25.99": 1} if moved == 1 else {"2.25.99": 12})
+    assert {study.state for study in house.all(Study)} == {StudyState.COMPLETE}
+
+
 def test_bytes_that_are_kept_aside_make_no_work(small_house: House) -> None:
     """Policy `keep_first`: what was read stays what is read."""
     whole = head_ct()

@@ -205,6 +205,23 @@ def test_an_own_result_that_comes_back_changed_reopens_nothing_either(tmp_path: 
     bench.engine.dispose()
 
 
+def test_an_instance_that_moves_to_another_study_reopens_both(tmp_path: Path, url: str) -> None:
+    """The study that it left is not what was complete, nor what was read of it."""
+    bench = Bench(tmp_path, url, "replace")
+    bench.store("1.5")
+    bench.store("1.6")
+    complete = {"state": "COMPLETE", "completed_at": now(), "complete_reason": "QUIET"}
+    bench.write(sa.update(Study).values(**complete))
+    assert bench.store("1.6", study="1.2.9") is Status.SUCCESS
+    left, joined = bench.all(Study)
+    assert [row.study_id for row in bench.all(Instance)] == [left.id, joined.id]
+    assert [(row.state, row.completed_at, row.complete_reason) for row in (left, joined)] == [
+        ("RECEIVING", None, None)
+    ] * 2
+    assert left.last_received_at == left.receiving_since == joined.last_received_at
+    bench.engine.dispose()
+
+
 def test_the_end_of_an_association(bench: Bench) -> None:
     """Counts and how it ended; one that only had failures gets its row at its end, one without a store none."""
     bench.store("1.5")
