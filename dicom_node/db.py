@@ -44,9 +44,11 @@ def make_engine(database: DatabaseConfig) -> sa.Engine:
     """
     url = sa.make_url(database.url)
     if url.get_backend_name() != "sqlite":
+        # Without it whoever holds a lock and stops (a hung client, an administrator's transaction) stops every writer.
+        parameters = POSTGRESQL_CONNECTION | {"options": f"-c lock_timeout={round(database.lock_timeout_s * 1000)}"}
         return sa.create_engine(
             url,
-            connect_args={name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in url.query},
+            connect_args={name: value for name, value in parameters.items() if name not in url.query},
             pool_pre_ping=True,
             pool_size=database.pool_size,
             max_overflow=database.pool_size,

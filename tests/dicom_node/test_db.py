@@ -12,8 +12,10 @@ import sqlalchemy as sa
 
 from dicom_node.config_sections import DatabaseConfig
 from dicom_node.db import make_engine, now
+from dicom_node.intake_rows import AssociationRecord
+from dicom_node.statuses import Status
 from dicom_node.tables import AuditEvent
-from tests.dicom_node.house import House
+from tests.dicom_node.house import House, head_ct
 
 
 def event(kind: str, at: datetime | None = None) -> AuditEvent:
@@ -105,6 +107,21 @@ def test_a_locked_sqlite_is_an_error_of_the_database_after_the_timeout(make_smal
         assert connection.scalar(sa.text("SELECT 1")) == 1
     other.close()
     engine.dispose()
+
+
+@pytest.mark.peer("postgresql")
+def test_a_locked_postgresql_too(make_small_house: Callable[..., House], postgresql_url: str) -> None:
+    """Somebody's transaction that does not end: C-STORE gets its status, and does not wait for ever."""
+    house = make_small_house(url=postgresql_url)
+    with house.engine.begin() as other:
+        other.execute(sa.text("LOCK TABLE instances IN ACCESS EXCLUSIVE MODE"))
+        statuses: list[Status] = []
+        record = AssociationRecord("CT1", "ICHNODE", "127.0.0.1")
+        sender = threading.Thread(target=lambda: statuses.append(house.store(head_ct()[0], record)), daemon=True)
+        sender.start()
+        sender.join(20)
+        assert statuses == [Status.OUT_OF_RESOURCES]
+    assert house.store(head_ct()[0], record) is Status.SUCCESS
 
 
 def test_times_come_back_as_utc_and_need_a_zone(house: House) -> None:
