@@ -43,7 +43,8 @@ def current(engine: sa.Engine) -> str | None:
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the database to `revision`."""
+    """Bring the database to `revision`. Raises ConfigError when a newer release made it."""
+    _check_known(engine, current(engine))
     command.upgrade(alembic_config(engine), revision)
 
 
@@ -74,15 +75,26 @@ def _states_not_allowed(connection: sa.Connection) -> Iterator[str]:
                 yield f"{name} allows {sorted(listed)}, the code has {sorted(column.type.enums)}"
 
 
+def _check_known(engine: sa.Engine, revision: str | None) -> None:
+    """Raises ConfigError unless this release has a migration to that revision."""
+    scripts = ScriptDirectory.from_config(alembic_config(engine)).walk_revisions()
+    if revision is not None and all(script.revision != revision for script in scripts):
+        raise ConfigError(
+            f"the database is at revision {revision}, which this release does not know: a newer one made it; install "
+            "that one again, and take the database back with it (`dicom-node db downgrade`) before an older one is used"
+        )
+
+
 def make_ready(engine: sa.Engine) -> None:
     """Create or upgrade an embedded SQLite database; check any other one.
 
-    Raises ConfigError when a server database is behind or ahead of this release: several nodes may use it, so
-    an administrator decides when it moves.
+    Raises ConfigError when a server database is behind this release (several nodes may use it, so an administrator
+    decides when it moves), and when any database is ahead of it.
     """
     have, need = current(engine), newest(engine)
     if have == need:
         return
+    _check_known(engine, have)
     if have is None or engine.dialect.name == "sqlite":
         upgrade(engine)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import alembic.op
@@ -144,14 +144,25 @@ def test_a_migration_that_is_killed_in_the_middle_leaves_nothing(
 def test_a_server_database_of_another_release_is_left_to_an_administrator(engine: sa.Engine) -> None:
     """An embedded one is brought up to date; several nodes may use a server."""
     schema.upgrade(engine)
-    schema.downgrade(engine, "base")
-    with engine.begin() as connection:
-        connection.execute(sa.text("INSERT INTO alembic_version VALUES ('0000')"))
+    schema.downgrade(engine, "-1")
     if engine.dialect.name == "sqlite":
+        schema.make_ready(engine)
+        assert schema.current(engine) == schema.newest(engine)
         return
-    sentence = f"revision 0000, this release needs {schema.newest(engine)}: run `dicom-node db upgrade`"
+    sentence = f"revision {schema.current(engine)}, this release needs {schema.newest(engine)}: run `dicom-node db upg"
     with pytest.raises(ConfigError, match=sentence):
         schema.make_ready(engine)
+
+
+@pytest.mark.parametrize("use", [schema.make_ready, schema.upgrade])
+def test_a_database_of_a_newer_release_is_left_alone(engine: sa.Engine, use: Callable[[sa.Engine], None]) -> None:
+    """After a step back to an older release: what is to be done, and not an error of Alembic's."""
+    schema.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigError, match=r"revision 9999, which this release does not know.*db downgrade"):
+        use(engine)
+    assert schema.current(engine) == "9999"
 
 
 RELEASE_1 = """
