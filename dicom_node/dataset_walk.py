@@ -62,7 +62,9 @@ def walk(data: Buffer, transfer_syntax_uid: str, *, start: int = 0) -> Iterator[
     end, at = len(view), start
     explicit = transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN
     while at < end:
-        if not any(view[at : at + 8]) and not any(view[at:end]):
+        if not any(view[at : at + 8]):
+            if any(view[at:end]):  # looked at once: what follows may be long
+                raise NotADataset("zeros where an element must be")
             return  # zero padding
         element, value = _header(view, at, end, explicit=explicit)
         tag, length = element.tag, element.length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,6 +224,14 @@ def test_no_damage_raises_anything_else(at: int, damage: bytes, implicit: bool) 
         read_facts(bytes(data), uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian)
     except NotADataset:
         return
+
+
+def test_a_long_gap_of_zeros_is_refused_at_once() -> None:
+    """A megabyte that a disk had lost kept a listener busy for a quarter of an hour: each step looked at the rest."""
+    began = time.monotonic()
+    with pytest.raises(NotADataset, match="zeros"):
+        list(walk(bytes(2**20) + b"\1\0", uid.ImplicitVRLittleEndian))
+    assert time.monotonic() - began < 10
 
 
 def test_endless_nesting_is_refused() -> None:
