@@ -9,6 +9,7 @@ reversed). This node speaks both sides: for its results as SCU, for what senders
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,6 +21,8 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID
 
+USABLE_UID = re.compile(r"[0-9][0-9.]{0,63}")
+"""As lenient as the archive: the field has UIDs with leading zeros, and a request refused for one is never settled."""
 PUSH_MODEL = "1.2.840.10008.1.20.1"
 """Storage Commitment Push Model SOP Class."""
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
@@ -154,6 +157,6 @@ def _references(dataset: Dataset, keyword: str) -> Iterable[Reference]:
 
 def _transaction_uid(dataset: Dataset) -> str:
     uid = str(dataset.get("TransactionUID") or "")
-    if not UID(uid).is_valid:
+    if not USABLE_UID.fullmatch(uid):
         raise NotCommitment("no usable Transaction UID")
     return uid

@@ -256,6 +256,18 @@ def test_the_same_request_again_is_reported_again(make_small_house: Make) -> Non
     assert len(house.all(OwedReport)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_a_transaction_uid_with_a_leading_zero_is_taken(make_small_house: Make) -> None:
+    """Devices of the field make UIDs from dates; those of instances are taken too."""
+    house = holding(make_small_house)
+    sender = Sender()
+    with listening(house) as port, sender.associated(port) as assoc:
+        assert ask(assoc, held(house), "1.2.3.04.0105") == 0
+        wait_until(lambda: sender.told, what="the report")
+    assert sender.told[0].transaction_uid == "1.2.3.04.0105"
+    assert sender.told[0].committed == held(house).keys()
+
+
 def test_several_requests_are_reported_one_after_the_other(make_small_house: Make) -> None:
     """The sender asks on, and is told when it is silent."""
     house, sender = holding(make_small_house, hold_s=0.3), Sender()
