@@ -153,8 +153,9 @@ class Wire:
             return True
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True
-        readable, _, _ = select.select([self._socket], [], [], within_s)
-        return bool(readable)
+        poller = select.poll()  # `select` takes no file descriptor above 1023
+        poller.register(self._socket, select.POLLIN)
+        return bool(poller.poll(within_s * 1000.0))
 
     def send(self, data: bytes) -> None:
         """Send all of `data`. Raises PeerGone or TimedOut."""
