@@ -17,7 +17,7 @@ from dicom_node.config_sections import DeliveryConfig, RouteConfig
 from dicom_node.db import Database, now
 from dicom_node.fallback import Fallback, close_others, fall_back
 from dicom_node.states import ARRIVED, DeliveryState, ResultKind
-from dicom_node.tables import Delivery, Job, Result
+from dicom_node.tables import Delivery, Instance, Job, Result
 from dicom_node.transport import Answer
 
 TOGETHER_S = 1.0
@@ -48,17 +48,31 @@ def route(session: Session, job: Job, results: Sequence[Result], *, finding: str
     for result in results:
         made.setdefault(result.variant, []).append(result)
     segmented = config.segmented(finding)
+    series_description = _series_description(session, job)
     for kind in ResultKind:
         for name in destinations_for(
             config.delivery,
             calling_ae_title=job.study.calling_ae_title,
             finding=finding,
             kind=kind.value,
-            series_description=str(job.summary.get("series_description") or ""),
+            series_description=series_description,
         ):
             destination = config.destination(name)
             wanted = config.variants(destination.profile, kind, segmented=segmented) if destination else ()
             _put_out(session, [made[one.key] for one in wanted if one.key in made], destination=name)
+
+
+def _series_description(session: Session, job: Job) -> str:
+    """Of the series that was read, as its first image has it; empty when none was, or it has none."""
+    first = (
+        sa.select(Instance)
+        .where(Instance.study_id == job.study_id, Instance.series_instance_uid == job.series_instance_uid)
+        .order_by(Instance.sop_instance_uid)
+        .limit(1)
+    )
+    # Not by the database: PostgreSQL takes no JSON apart that holds a NUL, as a malformed UID in it may.
+    image = session.scalar(first)
+    return str(image.facts.get("series_description") or "") if image else ""
 
 
 def _put_out(session: Session, ranked: Sequence[Sequence[Result]], *, destination: str) -> None:

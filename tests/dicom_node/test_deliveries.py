@@ -279,3 +279,13 @@ def test_routes(
         series_description=description,
     )
     assert named == expected
+
+
+@pytest.mark.parametrize(("description", "goes"), [("Head 5mm", True), ("Brain", False)])
+def test_a_route_asks_for_the_description_of_the_series_that_was_read(
+    make_house: Callable[..., House], description: str, goes: bool
+) -> None:
+    """It stands in the header facts of the images: a job's end brings no other word of it."""
+    house = make_house(PACS + '[[delivery.route]]\ndestinations = ["pacs"]\nseries_description = "^head"\n')
+    house.finish(house.claimed(house.job(head_ct(description=description))))
+    assert len(states(house)) == (2 if goes else 0)
