@@ -333,6 +333,13 @@ def intact(archive: Archive, stored: StoredFile) -> bool:
     return (sha256.hexdigest(), size_bytes) == (stored.sha256, stored.size_bytes)
 
 
+def archive_error(error: OSError) -> ArchiveError:
+    """The archive's own error for one of the operating system, without the path (it holds UIDs)."""
+    name = errno.errorcode.get(error.errno or 0, "OSError")
+    kind = OutOfSpace if error.errno in NO_SPACE else ArchiveError
+    return kind(f"{name}: {os.strerror(error.errno or 0)}")
+
+
 def _remove_unless_held(file: Path, older_than: float) -> bool:
     with suppress(FileNotFoundError, BlockingIOError), file.open("rb") as held:
         if os.fstat(held.fileno()).st_mtime < older_than:
@@ -364,10 +371,8 @@ def _sync_folder(path: Path) -> None:
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """OSError as the archive's own errors, without the path (it holds UIDs)."""
+    """OSError as the archive's own errors."""
     try:
         yield
     except OSError as error:
-        name = errno.errorcode.get(error.errno or 0, "OSError")
-        kind = OutOfSpace if error.errno in NO_SPACE else ArchiveError
-        raise kind(f"{name}: {os.strerror(error.errno or 0)}") from error
+        raise archive_error(error) from error

@@ -21,6 +21,7 @@ from pydicom import Dataset
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from dicom_node import __version__, jobs
+from dicom_node.archive import archive_error
 from dicom_node.config import Config
 from dicom_node.errors import LeaseLost, NodeError
 from dicom_node.jobs import ClaimedJob, NewResult, Outcome
@@ -305,6 +306,9 @@ def _bundle_name(identity: BundleIdentity) -> str:
 
 def _fail(runtime: Runtime, job: ClaimedJob, error: Exception) -> None:
     """Turn an error into a row: tried again when time can heal it, else FAILED with a code."""
+    if isinstance(error, OSError) and error.errno:
+        known_as = archive_error(error)
+        error = type(known_as)(f"{known_as}; a file of the archive cannot be read or written, see `dicom-node doctor`")
     code = getattr(error, "code", None) or type(error).__name__
     known = isinstance(error, NodeError | MlError | ResultInvalid)
     text = str(error) if known else f"{type(error).__name__} in the worker; the log of job {job.id} has the trace"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -345,12 +346,31 @@ def test_a_file_that_cannot_be_read_now_is_tried_again(make_house: Callable[...,
     row = house.row(job_id)
     assert row.state is JobState.QUEUED
     assert row.not_before is not None
-    assert row.error_code
+    assert row.error_code == "ARCHIVE_ERROR"
+    assert (row.error_text or "").startswith("ENOENT: No such file or directory; ")
     away.rename(path)
     with house.database.session() as session:
         session.execute(update(Job).values(not_before=None))
     pipeline.run_job(runtime, job_id)
     assert house.row(job_id).state is JobState.SUCCEEDED
+
+
+def test_a_disk_that_is_full_is_named(
+    make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the code that docs/errors.md has for it, and what to do."""
+    house, runtime = make_house()
+    job_id = house.job(ct_series(slices=24))
+
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/archive/1.2.3.dcm")
+
+    monkeypatch.setattr(pipeline, "save", full)
+    pipeline.run_job(runtime, job_id)
+    row = house.row(job_id)
+    assert (row.state, row.error_code) == (JobState.QUEUED, "OUT_OF_SPACE")
+    assert "1.2.3" not in (row.error_text or "")
+    assert "dicom-node doctor" in (row.error_text or "")
 
 
 def test_a_rejection_waits_for_an_archive_that_is_away(make_house: Callable[..., tuple[House, Runtime]]) -> None:
