@@ -13,7 +13,6 @@ input set is the same, nothing new happens; when it differs, a new generation re
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -201,7 +200,8 @@ def _new_job(session: Session, study: Study, decision: Decision) -> int | None:
     rejection = _rejection(session, study, decision)
     chosen = None if rejection else choice.chosen
     exam = [row for row in decision.instances if chosen and row.series_instance_uid == chosen]
-    digest = _input_digest(study, exam, rejection)
+    read = ((row.sop_instance_uid, row.sha256) for row in exam)
+    digest = jobs.input_digest(study.study_instance_uid, read, rejection_code=rejection[0] if rejection else None)
     if latest is not None and latest.input_digest == digest and latest.state is not JobState.CANCELLED:
         _keep_verdicts(session, study, choice)
         record(session, "exam unchanged, no new job", study_id=study.id, job_id=latest.id)
@@ -280,13 +280,6 @@ def _reason(choice: eligibility.Choice) -> str:
     """The sentence of the chosen series, or why there is none."""
     chosen = next((v.reason for v in choice.verdicts if v.series_instance_uid == choice.chosen), None)
     return (chosen or choice.sentence or "")[:512]
-
-
-def _input_digest(study: Study, exam: Sequence[Instance], rejection: tuple[str, str] | None) -> str:
-    """SHA-256 over what the analysis reads: each slice's UID and bytes, or the rejection."""
-    lines = [study.study_instance_uid, rejection[0] if rejection else "exam"]
-    lines += [f"{row.sop_instance_uid} {row.sha256}" for row in exam]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _is_image(sop_class_uid: str) -> bool:

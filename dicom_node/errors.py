@@ -6,6 +6,7 @@ NodeError                    root; `code` is stable and may be stored; `retryabl
 |  +- OutOfSpace             free space is below the watermark, or the disk said ENOSPC (retryable)
 |  +- UnsafeUid              a UID that must not become part of a path
 +- LeaseLost                 another worker owns the job now; what this one did is thrown away
++- InputChanged              a job's instances are not those that it was made for (retryable: the next one replaces it)
 +- DeliveryError
 |  +- DestinationUnavailable no connection, or a status that time can heal (retryable)
 |  +- DestinationRefused     the destination will never take this object as it is
@@ -57,6 +58,13 @@ class LeaseLost(NodeError):
 
     def __init__(self, job_id: int, attempt: int) -> None:
         super().__init__(f"job {job_id} attempt {attempt} is no longer running here")
+
+
+class InputChanged(NodeError):
+    """Instances of the job were replaced after it was made: the study is being received, and makes the next job."""
+
+    code = "INPUT_CHANGED"
+    retryable = True
 
 
 class DeliveryError(NodeError):

@@ -6,6 +6,7 @@ that lost its lease (stopped clock, long pause, lost network) changes nothing wh
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from dicom_node.backoff import backoff_s
 from dicom_node.config import Config
 from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import Database, now
-from dicom_node.errors import LeaseLost, NotFound, NotPossible
+from dicom_node.errors import InputChanged, LeaseLost, NotFound, NotPossible
 from dicom_node.profiles import Variant
 from dicom_node.states import OPEN_JOB_STATES, JobState, StudyState, job_states_before
 from dicom_node.tables import Instance, Job, Result
@@ -81,6 +82,19 @@ class Outcome:
     bundle: str | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     rejection: tuple[str, str] | None = None
+
+
+def input_digest(study_instance_uid: str, read: Iterable[tuple[str, str]], *, rejection_code: str | None = None) -> str:
+    """SHA-256 over what an analysis reads: UID and SHA-256 of each instance, by UID; or over the rejection."""
+    lines = [study_instance_uid, rejection_code or "exam", *(f"{uid} {sha256}" for uid, sha256 in read)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check_input(job: ClaimedJob) -> None:
+    """Raises InputChanged unless the job's sources are what it was made for: instances may be replaced meanwhile."""
+    read = ((source.sop_instance_uid, source.sha256) for source in job.sources)
+    if input_digest(job.study_instance_uid, read) != job.input_digest:
+        raise InputChanged(f"instances of job {job.id} were replaced since it was made; the next generation reads them")
 
 
 def claim(database: Database, job_id: int, *, worker: str, lease_s: float) -> ClaimedJob | None:

@@ -110,6 +110,7 @@ def analyse(runtime: Runtime, job: ClaimedJob, lease: Lease) -> Outcome:
     paths = [runtime.archive_dir / source.path for source in job.sources]
     if job.rejection:
         return _rejected(runtime, job, paths, *job.rejection)
+    jobs.check_input(job)
     stages = Stages()
     try:
         with stages("volume"):

@@ -316,6 +316,21 @@ def test_a_message_for_a_job_that_is_gone_or_taken_does_nothing(
     assert (row.state, row.worker, row.attempt) == (JobState.RUNNING, "another", 1)
 
 
+def test_a_job_reads_what_it_was_made_for_or_nothing(make_house: Callable[..., tuple[House, Runtime]]) -> None:
+    """A slice is replaced while the job waits: its results' UIDs would stand for other bytes. The next job reads it."""
+    house, runtime = make_house(more='[listener]\nsame_uid_other_bytes = "replace"\n')
+    images = ct_series(slices=24)
+    job_id = house.job(images)
+    images[3].ImageComments = "corrected"
+    house.receive(images[3:4])
+    pipeline.run_job(runtime, job_id)
+    row = house.row(job_id)
+    assert (row.state, row.error_code, house.all(Result)) == (JobState.QUEUED, "INPUT_CHANGED", [])
+    (next_id,) = house.sweep()
+    pipeline.run_job(runtime, next_id)
+    assert [job.state for job in house.all(Job)] == [JobState.CANCELLED, JobState.SUCCEEDED]
+
+
 def test_a_cancelled_job_keeps_nothing_of_its_worker(
     make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
