@@ -9,8 +9,9 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -18,6 +19,23 @@ from dicom_node.config_sections import LoggingConfig
 
 NOISY = ("pynetdicom", "pydicom", "celery", "kombu", "highdicom", "py.warnings")
 """What these log of datasets may hold what no log may hold; pydicom's warnings quote the value that they warn about."""
+
+
+class _StandardError:
+    """Where log lines go. One that cannot be written (a full disk, a reader that is gone) is lost, and nothing else.
+
+    The standard library's handlers do the same; without it the node would refuse images for want of room in a log.
+    """
+
+    def write(self, text: str) -> None:
+        """See TextIO."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """See TextIO."""
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def configure(config: LoggingConfig) -> None:
@@ -36,7 +54,7 @@ def configure(config: LoggingConfig) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)

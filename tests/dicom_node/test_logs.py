@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 PROGRAM = """
 import logging, warnings
@@ -46,6 +49,15 @@ def test_levels() -> None:
     """As configured."""
     assert len(said("log.debug('a'); log.info('b'); log.warning('c')", level="warning")) == 1
     assert len(said("log.debug('a'); log.info('b')", format_="console", level="debug")) == 2
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_a_log_that_cannot_be_written_is_lost_and_nothing_else(format_: str) -> None:
+    """Standard error on a full disk: the supervisor ended, and an association without its end being noted."""
+    program = PROGRAM.format(format=format_, level="info") + "log.info('a'); log.error('b' * 10_000)\nprint('goes on')"
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert ran.stdout == b"goes on\n"
 
 
 def test_no_value_of_a_dataset_is_logged() -> None:
