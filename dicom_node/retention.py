@@ -137,12 +137,14 @@ def _remove_old_images(database: Database, archive: Archive, before: datetime, t
 def make_room(database: Database, archive: Archive, config: Config) -> Amount:
     """While less than `make_room_below_bytes` is free, remove the images of the oldest settled study.
 
-    Late slices are waited for: no study goes before `completion.max_wait_s` has passed since its last image.
+    Late slices are waited for: no study goes before `completion.max_wait_s` has passed since its last image. No more
+    goes in one round than what is missing: some file systems (btrfs, ZFS) say seconds later only what has become free.
     Raises SQLAlchemyError, ArchiveError.
     """
     removed = Amount()
     wanted = config.retention.make_room_below_bytes
-    while archive.free_bytes() < wanted:
+    missing = wanted - archive.free_bytes()
+    while removed.size_bytes < missing and archive.free_bytes() < wanted:
         before = now() - timedelta(seconds=config.completion.max_wait_s)
         some = Amount()
         for study_id in _due(database, before, limit=1):

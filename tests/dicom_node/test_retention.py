@@ -225,15 +225,29 @@ def test_room_is_made_by_the_oldest_first_and_no_further(
         house.finish(house.claimed(job_id), name=str(number))
         house.age(s=2000)
     house.change(Delivery, state=DeliveryState.SENT)
-    free = iter([4_000_000_000, 4_900_000_000, 5_100_000_000])
+    free = iter([4_000_000_000, 4_000_000_000, 4_900_000_000, 5_100_000_000])
     monkeypatch.setattr(house.archive, "free_bytes", lambda: next(free))
     removed = retention.make_room(house.database, house.archive, house.config)
     assert (removed.studies, removed.instances) == (1, 12), "2.25.20 and 2.25.30 came under 5000 s ago"
     assert {row.study_id for row in house.all(Instance)} == {2, 3}
     house.age(s=10_000)
-    free = iter([4_900_000_000, 5_100_000_000])
+    free = iter([4_900_000_000, 4_900_000_000, 5_100_000_000])
     assert retention.make_room(house.database, house.archive, house.config).studies == 1
     assert {row.study_id for row in house.all(Instance)} == {3}
+
+
+def test_no_more_goes_than_what_is_missing(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that says only later what has become free: one study is enough, and the others stay."""
+    house = make_house(PACS + "[retention]\nmake_room_below_bytes = 5000000000\n")
+    for number in (1, 2, 3):
+        house.receive(head_ct(study_uid=f"2.25.{number}0", series_uid=f"2.25.{number}1"))
+        (job_id,) = house.sweep()
+        house.finish(house.claimed(job_id), name=str(number))
+        house.age(s=10_000)
+    house.change(Delivery, state=DeliveryState.SENT)
+    monkeypatch.setattr(house.archive, "free_bytes", lambda: 5_000_000_000 - 2_000)
+    assert retention.make_room(house.database, house.archive, house.config).studies == 1
+    assert {row.study_id for row in house.all(Instance)} == {2, 3}
 
 
 def test_a_crash_between_rows_and_files_is_repaired(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
