@@ -116,6 +116,11 @@ def judge(database: Database, archive: Archive, request: Request) -> Report:
 
     Reads each file whole, and promises what it found.
     """
+    return promise(database, look(database, archive, request))
+
+
+def look(database: Database, archive: Archive, request: Request) -> Report:
+    """What could be reported now: nothing of it is promised yet, and retention may still take it."""
     held: dict[str, tuple[str, StoredFile]] = {}
     uids = [reference.sop_instance_uid for reference in request.references]
     with database.reading() as session:
@@ -124,14 +129,21 @@ def judge(database: Database, archive: Archive, request: Request) -> Report:
             for row in session.scalars(sa.select(Instance).where(Instance.sop_instance_uid.in_(some))):
                 held[row.sop_instance_uid] = (row.sop_class_uid, StoredFile(row.path, row.sha256, row.size_bytes))
     reasons = {reference: _why_not(archive, reference, held) for reference in request.references}
-    promised = _promise(database, [one.sop_instance_uid for one, reason in reasons.items() if reason is None])
-    for reference, reason in reasons.items():
-        if reason is None and reference.sop_instance_uid not in promised:
-            reasons[reference] = FailureReason.NO_SUCH_OBJECT_INSTANCE
     return Report(
         request.transaction_uid,
         committed=tuple(reference for reference, reason in reasons.items() if reason is None),
         failed=tuple((reference, int(reason)) for reference, reason in reasons.items() if reason is not None),
+    )
+
+
+def promise(database: Database, found: Report) -> Report:
+    """The same, to be told at once: what is in it as committed is promised; what went since is in it as lost."""
+    promised = _promise(database, [reference.sop_instance_uid for reference in found.committed])
+    lost = [one for one in found.committed if one.sop_instance_uid not in promised]
+    return Report(
+        found.transaction_uid,
+        committed=tuple(one for one in found.committed if one.sop_instance_uid in promised),
+        failed=(*found.failed, *((one, int(FailureReason.NO_SUCH_OBJECT_INSTANCE)) for one in lost)),
     )
 
 

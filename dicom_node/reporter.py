@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import structlog
 
@@ -53,11 +54,21 @@ def report_to(calling_ae_title: str, database: Database, config: Config, archive
 def _tell(
     due: list[Owed], destination: DestinationConfig, database: Database, config: Config, archive: Archive
 ) -> None:
-    """All that a peer is owed, over one association. Raises DestinationUnavailable, DestinationRefused."""
-    reports = [owed_reports.judge(database, archive, owed.request) for owed in due]
-    told = scu_confirm.tell(destination, config.node, reports)
-    for owed, report, status in zip(due, reports, told, strict=True):
-        _note(owed, report, status, destination, database, config)
+    """All that a peer is owed, over one association. Raises DestinationUnavailable, DestinationRefused.
+
+    Files are read before, which takes long; promised is what is in a report when the peer is there to hear it.
+    """
+    found = [owed_reports.look(database, archive, owed.request) for owed in due]
+    reports: list[Report] = []
+
+    def promised() -> Iterator[Report]:
+        for one in found:
+            reports.append(owed_reports.promise(database, one))
+            yield reports[-1]
+
+    told = scu_confirm.tell(destination, config.node, promised())
+    for owed, status in zip(due, told, strict=True):
+        _note(owed, reports[-1], status, destination, database, config)
 
 
 def _note(

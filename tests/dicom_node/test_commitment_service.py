@@ -174,6 +174,21 @@ def test_a_sender_that_leaves_is_told_on_a_new_association(make_house: Make) -> 
     assert report_due(house.database, house.config, house.archive) == 0
 
 
+def test_nothing_is_promised_to_a_sender_that_cannot_be_reached(make_small_house: Make) -> None:
+    """Retention leaves alone what was promised, for ever: it must have been said."""
+    own = free_port()
+    house, sender = holding(make_small_house, rest=peer(own)), Sender()
+    owe(house.database, "CT1", Request("2.25.9", tuple(Reference(c, u) for u, c in held(house).items())), hold_s=0.0)
+    assert report_due(house.database, house.config, house.archive) == 1
+    assert "no association" in house.all(OwedReport)[0].last_error
+    assert [row.promised_at for row in house.all(Instance)] == [None] * 3
+    house.change(OwedReport, not_before=None)
+    with sender.serving(own):
+        report_due(house.database, house.config, house.archive)
+    assert sender.told[0].committed == set(held(house))
+    assert all(row.promised_at for row in house.all(Instance))
+
+
 def test_a_report_that_the_sender_does_not_take_on_its_association_is_brought_again(make_small_house: Make) -> None:
     """It answers 0x0110, for instance because its own database is locked."""
     own = free_port()
