@@ -36,13 +36,23 @@ class Sweeper:
         self._celery = celery
         self._completion = Completion(database, config)
         self._next_repair = 0.0
+        self._clock_s = _clock_s()
 
     def sweep(self) -> None:
         """Complete studies and publish their jobs; now and then look for lost workers and lost messages."""
         self._publish(self._completion.sweep())
         if time.monotonic() >= self._next_repair:
             self._next_repair = time.monotonic() + LEASE_CHECK_S
-            self._repair()
+            if self._clock_jumped():
+                log.warning("the clock jumped ahead, or this machine was asleep: leases are looked at later")
+                self._spare_leases()
+            else:
+                self._repair()
+
+    def _clock_jumped(self) -> bool:
+        """Whether it went ahead, since the last look, so far that leases of living workers seem to be over."""
+        before, self._clock_s = self._clock_s, _clock_s()
+        return self._clock_s - before > self._config.worker.lease_s / 2
 
     def _publish(self, job_ids: list[int]) -> None:
         """Messages for these jobs, up to the first that the broker does not take; the rows remember which got out."""
@@ -83,3 +93,8 @@ class Sweeper:
     def _spare_leases(self) -> None:
         """While the database was gone nobody could renew a lease: give the workers the time to do it."""
         self._next_repair = time.monotonic() + self._config.worker.lease_s / 2
+
+
+def _clock_s() -> float:
+    """What the clock, by which leases count, is ahead of the time that this machine has run."""
+    return time.time() - time.monotonic()

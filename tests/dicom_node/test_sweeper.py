@@ -179,6 +179,26 @@ def test_workers_may_renew_their_leases_first_when_the_database_is_back(house: H
     assert house.row(job.id).state is JobState.QUEUED
 
 
+def test_a_clock_that_jumps_ahead_takes_no_job_from_a_living_worker(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set by NTP, or a virtual machine was asleep: no death is counted, what was computed is not thrown away."""
+    monkeypatch.setattr(sweeper, "LEASE_CHECK_S", 0.0)
+    one, job, real = make_sweeper(house), house.claimed(), time.time
+    one.sweep()
+    house.change(Job, lease_until=now() - timedelta(seconds=30))
+    monkeypatch.setattr(time, "time", lambda: real() + 60)
+    one.sweep()
+    assert (house.row(job.id).state, house.row(job.id).worker_deaths) == (JobState.RUNNING, 0)
+    jobs.renew(house.database, job.id, attempt=job.attempt, lease_s=30.0)
+    one._next_repair = 0.0
+    one.sweep()
+    assert house.row(job.id).state is JobState.RUNNING
+    house.change(Job, lease_until=now() - timedelta(seconds=1))
+    one.sweep()
+    assert house.row(job.id).state is JobState.QUEUED, "its worker did not come back"
+
+
 def test_a_fault_nobody_thought_of_does_not_end_the_loop(
     make_small_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
