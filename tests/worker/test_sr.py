@@ -203,6 +203,18 @@ def test_bytes_that_no_character_set_explains_are_carried_over(make_exam: MakeEx
     exam.check(seg, exam.sr(seg))
 
 
+def test_an_empty_character_set_is_none(make_exam: MakeExam) -> None:
+    """Many archives write the attribute without a value; that says no more than to leave it out."""
+    exam = make_exam()
+    for header in exam.source.headers:
+        header[0x00080005] = raw_element(0x00080005, "CS", b"")
+    seg = exam.seg()
+    sr = exam.sr(seg)
+    assert "SpecificCharacterSet" not in sr
+    exam.check(seg, sr)
+    check_rejection(SR_FORM, [rejection(exam.header)], exam.header)
+
+
 def through(ds: Dataset) -> Dataset:
     """As a receiver reads it."""
     return dcmread(BytesIO(encode(ds)))

@@ -20,7 +20,7 @@ from worker.results.codes import coded
 from worker.results.context import RESEARCH_NOTICE
 from worker.results.errors import ResultInvalid
 from worker.results.files import through_bytes
-from worker.results.identity import identity_difference
+from worker.results.identity import character_set, identity_difference
 from worker.results.kos import key_slices
 from worker.results.masks import frame_sources, read_frames, read_mask, read_segments
 from worker.results.module_tables import missing_attributes
@@ -186,8 +186,8 @@ def _check_common(ds: Dataset, headers: Sequence[Dataset], form: Form) -> None:
     _require(different is None, "RESULT_IDENTITY", f"{different} is not the source's")
     missing = missing_attributes(ds)
     _require(not missing, "RESULT_ATTRIBUTES", f"required attributes are missing: {', '.join(missing[:5])}")
-    charset = ds.get("SpecificCharacterSet")
-    kept = not form.utf_8 and charset == headers[0].get("SpecificCharacterSet")
+    charset = character_set(ds)
+    kept = not form.utf_8 and charset == character_set(headers[0])
     _require(kept or charset == "ISO_IR 192", "RESULT_CHARSET", "the character set is not the one that was asked for")
     theirs = {value for header in headers for value in _uids(header)}
     bad = [value for value in _uids(ds) if value not in theirs and not UID(value).is_valid]

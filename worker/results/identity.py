@@ -20,7 +20,7 @@ from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.valuerep import VR, validate_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pydicom import Dataset
 
@@ -43,9 +43,14 @@ def identity_keywords() -> dict[str, bool]:
     }
 
 
+def character_set(ds: Dataset) -> str | Sequence[str] | None:
+    """Specific Character Set; None where there is none, whether the attribute is absent or empty."""
+    return ds.get("SpecificCharacterSet") or None
+
+
 def set_character_set(header: Dataset, target: Dataset, own_texts: Iterable[str] = (), *, utf_8: bool = False) -> None:
     """Declares the source's character set on `target`, or UTF-8 where asked for or where our own texts need it."""
-    charset = header.get("SpecificCharacterSet")
+    charset = character_set(header)
     if utf_8 or not "".join(own_texts).isascii():
         charset = _UTF_8
     if "SpecificCharacterSet" in target:
@@ -61,7 +66,7 @@ def copy_identity(header: Dataset, target: Dataset) -> None:
     A date, time, number or code that breaks its value representation (a birth date of "unknown") is left empty: the
     object would be invalid and a PACS may refuse it. Names and identifiers are carried over as they are.
     """
-    decoded = header.get("SpecificCharacterSet") != target.get("SpecificCharacterSet")
+    decoded = character_set(header) != character_set(target)
     for keyword, required in identity_keywords().items():
         _copy_one(header, target, keyword, required=required, decoded=decoded)
     if header.get("PatientIdentityRemoved") == "YES" and not (
@@ -137,7 +142,7 @@ def identity_difference(header: Dataset, result: Dataset) -> str | None:
 
     Texts are compared as bytes where the character sets are equal, else as decoded.
     """
-    same_set = header.get("SpecificCharacterSet") == result.get("SpecificCharacterSet")
+    same_set = character_set(header) == character_set(result)
     for keyword in identity_keywords():
         one, other = raw_text(header, keyword), raw_text(result, keyword)
         if same_set and one is not None and other is not None:
