@@ -247,6 +247,20 @@ def test_values_that_break_their_form_are_left_empty(make_exam: MakeExam) -> Non
     exam.check(seg, sr)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI:UserWarning")
+@pytest.mark.parametrize("uid", ["1.2.840.0123.4", "1.2.840.123."])
+def test_a_study_uid_is_carried_over_in_whatever_form(make_exam: MakeExam, uid: str) -> None:
+    """A component with a leading zero is against PS3.5 9.1, but a report under another UID, or none, finds no study."""
+    exam = make_exam()
+    for header in exam.source.headers:
+        header[0x0020000D] = raw_element(0x0020000D, "UI", uid.encode())
+    seg = exam.seg()
+    sr = exam.sr(seg)
+    assert (seg.StudyInstanceUID, sr.StudyInstanceUID) == (uid, uid)
+    exam.check(seg, sr)
+    check_rejection(SR_FORM, [rejection(exam.header)], exam.header)
+
+
 def raw_element(tag: int, vr: str, value: bytes) -> Any:
     """An element as it comes from a file, unchecked."""
     return RawDataElement(Tag(tag), vr, len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
