@@ -211,6 +211,15 @@ def test_missing_attributes_of_the_source_are_no_obstacle(make_exam: MakeExam, m
     assert_voxels(seg, exam)
 
 
+def test_empty_attributes_of_the_source_are_no_obstacle(make_exam: MakeExam) -> None:
+    """An attribute without a value says no more than one that is not there, of whatever type it is."""
+    names = ("LossyImageCompression", "PositionReferenceIndicator", "SliceThickness", "FrameOfReferenceUID")
+    exam = make_exam(extra=dict.fromkeys(names, ""))
+    seg = exam.seg()
+    assert seg.LossyImageCompression == "00"
+    exam.check(seg, exam.sr(seg))
+
+
 def test_lesions_that_are_not_the_mask_are_refused(make_exam: MakeExam) -> None:
     """A lesion that was lost on the way must not go unnoticed."""
     exam = make_exam()

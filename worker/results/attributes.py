@@ -32,7 +32,8 @@ _SCANNER_TEXTS = (
 def blank_header(header: Dataset) -> Dataset:
     """What highdicom wants of a source instance and nothing that it could refuse: identity empty, geometry as it is.
 
-    Identity is copied afterwards by `copy_identity`; highdicom would refuse a sex of "X" or re-encode names.
+    An attribute without a value is left out: highdicom copies it where a value must stand, and knows what an absent one
+    means. Identity is copied afterwards by `copy_identity`; highdicom would refuse a sex of "X" or re-encode names.
     """
     blank = Dataset()
     for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
@@ -44,7 +45,7 @@ def blank_header(header: Dataset) -> Dataset:
         "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "LossyImageCompression",
         "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     ):  # fmt: skip
-        if keyword in header:
+        if keyword in header and not header[keyword].is_empty:
             blank[keyword] = copy.deepcopy(header[keyword])  # setting a value later must not reach the source
     return blank
 
