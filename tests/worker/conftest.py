@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.result_forms import Form, FormName
@@ -71,6 +73,11 @@ def as_received(ds: Dataset) -> Dataset:
     dcmwrite(buffer, ds, enforce_file_format=True)
     buffer.seek(0)
     return dcmread(buffer, stop_before_pixels=True)
+
+
+def raw_element(tag: int, vr: str, value: bytes) -> Any:
+    """An element as it comes from a file, unchecked."""
+    return RawDataElement(Tag(tag), vr, len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
 
 
 def volume_of(datasets: Sequence[Dataset]) -> Volume:

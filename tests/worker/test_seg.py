@@ -16,7 +16,7 @@ from ml.prediction import Prediction
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
 from tests.peers.presence import program
 from tests.real_heads import ge_files
-from tests.worker.conftest import BUNDLE, CONTEXT, Exam
+from tests.worker.conftest import BUNDLE, CONTEXT, Exam, raw_element
 from worker.results.errors import ResultInvalid
 from worker.results.files import encode, save
 from worker.results.masks import read_mask, read_segments
@@ -217,6 +217,17 @@ def test_empty_attributes_of_the_source_are_no_obstacle(make_exam: MakeExam) -> 
     exam = make_exam(extra=dict.fromkeys(names, ""))
     seg = exam.seg()
     assert seg.LossyImageCompression == "00"
+    exam.check(seg, exam.sr(seg))
+
+
+@pytest.mark.parametrize("value", [b"5\\5 ", b"-5", b"0 ", b"nan "])
+def test_a_thickness_that_is_none_is_no_obstacle(make_exam: MakeExam, value: bytes) -> None:
+    """The volume is read without it; the distance of slices stands in, as where there is no thickness."""
+    exam = make_exam(spacing_mm=4.0)
+    for header in exam.source.headers:
+        header[0x00180050] = raw_element(0x00180050, "DS", value)
+    seg = exam.seg()
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 4.0
     exam.check(seg, exam.sr(seg))
 
 

@@ -3,19 +3,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.dataelem import RawDataElement
-from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
 
 from tests.peers.dcmqi import read_report, values
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
 from tests.peers.presence import find, need
-from tests.worker.conftest import CONTEXT, SR_FORM, Exam, as_received
+from tests.worker.conftest import CONTEXT, SR_FORM, Exam, as_received, raw_element
 from worker.results.checks import check_rejection
 from worker.results.context import Equipment
 from worker.results.errors import ResultInvalid
@@ -259,11 +256,6 @@ def test_a_study_uid_is_carried_over_in_whatever_form(make_exam: MakeExam, uid: 
     assert (seg.StudyInstanceUID, sr.StudyInstanceUID) == (uid, uid)
     exam.check(seg, sr)
     check_rejection(SR_FORM, [rejection(exam.header)], exam.header)
-
-
-def raw_element(tag: int, vr: str, value: bytes) -> Any:
-    """An element as it comes from a file, unchecked."""
-    return RawDataElement(Tag(tag), vr, len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
 
 
 def rejection(header: Dataset) -> Dataset:

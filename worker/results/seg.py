@@ -28,6 +28,7 @@ from dicom_node.result_forms import FormName
 from worker.results.attributes import blank_header, finish
 from worker.results.codes import coded
 from worker.results.errors import ResultInvalid
+from worker.results.identity import decoded_element, usable
 from worker.results.uids import form_uid, lesion_tracking_uid
 
 if TYPE_CHECKING:
@@ -128,12 +129,15 @@ def _sources(source: SourceExam) -> list[Dataset]:
         blank.FrameOfReferenceUID = source.frame_of_reference_uid
         # Type 2 in the Frame of Reference module.
         blank.PositionReferenceIndicator = blank.get("PositionReferenceIndicator") or ""
-        blank.SliceThickness = blank.get("SliceThickness") or _step_mm(source)
+        blank.SliceThickness = _thickness_mm(source)
     return blanks
 
 
-def _step_mm(source: SourceExam) -> float:
-    """Stands in for a slice thickness that the source does not tell."""
+def _thickness_mm(source: SourceExam) -> float:
+    """The slice thickness; the distance of slices stands in where the source tells none that can be one."""
+    element = decoded_element(source.headers[0], "SliceThickness")
+    if element is not None and element.VM == 1 and usable(element) and float(element.value) > 0:
+        return float(element.value)
     return round(float(np.median(source.geometry.slice_heights_mm)), 4)
 
 
@@ -141,7 +145,7 @@ def _pixel_measures(source: SourceExam) -> PixelMeasuresSequence:
     header = source.headers[0]
     return PixelMeasuresSequence(
         pixel_spacing=[float(mm) for mm in header.PixelSpacing],
-        slice_thickness=float(header.get("SliceThickness") or _step_mm(source)),
+        slice_thickness=_thickness_mm(source),
     )
 
 
