@@ -231,6 +231,18 @@ def test_a_thickness_that_is_none_is_no_obstacle(make_exam: MakeExam, value: byt
     exam.check(seg, exam.sr(seg))
 
 
+def test_an_orientation_of_few_digits_is_kept(make_exam: MakeExam) -> None:
+    """0.96 and -0.27 have a length of 0.997: near enough for the volume reader, which makes unit vectors of them."""
+    exam = make_exam(tilt_degrees=15.7, extra={"ImageOrientationPatient": [1, 0, 0, 0, 0.96, -0.27]})
+    column = np.array([0.0, 0.96, -0.27]) / np.hypot(0.96, 0.27)
+    geometry = replace(exam.volume.geometry, column_lps=column)
+    exam = replace(exam, source=replace(exam.source, geometry=geometry), volume=replace(exam.volume, geometry=geometry))
+    seg = exam.seg()
+    orientation = seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    assert orientation == exam.header.ImageOrientationPatient
+    exam.check(seg, exam.sr(seg))
+
+
 def test_lesions_that_are_not_the_mask_are_refused(make_exam: MakeExam) -> None:
     """A lesion that was lost on the way must not go unnoticed."""
     exam = make_exam()

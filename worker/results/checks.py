@@ -218,7 +218,8 @@ def _check_frames(seg: Dataset, source: SourceExam) -> None:
     spacing = shared.PixelMeasuresSequence[0].PixelSpacing
     _close(spacing, geometry.pixel_spacing_mm, POSITION_TOLERANCE_MM, "pixel spacing")
     orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
-    _close(orientation, [*geometry.row_lps, *geometry.column_lps], COSINE_TOLERANCE, "orientation")
+    # With the header and not the geometry, whose vectors have unit length: few digits of a tilt do not.
+    _close(orientation, source.headers[0].ImageOrientationPatient, COSINE_TOLERANCE, "orientation")
     z_by_uid = {uid: z for z, uid in enumerate(geometry.sop_instance_uids)}
     for frame, (_, uid) in zip(frames, frame_sources(seg), strict=True):
         _require(uid in z_by_uid, "SEG_REFERENCE", "a frame refers to an instance that is not a slice of the source")
