@@ -113,7 +113,7 @@ class Archive(Protocol):
         """Room for more."""
 
     def committed(self, *, older_than_s: float) -> Iterator[str]:
-        """Paths of committed files of at least that age, for reconciliation. Raises ArchiveError."""
+        """Paths of committed files and of results of at least that age, for reconciliation. Raises ArchiveError."""
 
     def sweep_incoming(self, *, older_than: float) -> int:
         """Remove what dead processes left half received before `older_than` (Unix time). How many files that were.
@@ -243,7 +243,7 @@ class FolderArchive:
         """See Archive."""
         limit = time.time() - older_than_s
         with _os_errors():
-            for top in ("instances", "conflicts"):
+            for top in ("instances", "conflicts", "results"):
                 for folder, _, names in os.walk(self.root / top, onerror=_raise_unless_gone):
                     for file in (Path(folder, name) for name in names if name.endswith(".dcm")):
                         with suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ from dicom_node.backoff import backoff_s
 from dicom_node.config import Config
 from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import Database, now
-from dicom_node.errors import InputChanged, LeaseLost, NotFound, NotPossible
+from dicom_node.errors import ArchiveError, InputChanged, LeaseLost, NotFound, NotPossible
 from dicom_node.profiles import Variant
 from dicom_node.states import OPEN_JOB_STATES, JobState, StudyState, job_states_before
 from dicom_node.tables import Instance, Job, Result
@@ -166,7 +166,10 @@ def renew(database: Database, job_id: int, *, attempt: int, lease_s: float) -> N
 
 
 def finish(database: Database, job: ClaimedJob, outcome: Outcome, config: Config) -> None:
-    """End a job with its results and their outbox rows, in one commit. Raises LeaseLost; then nothing is kept."""
+    """End a job with its results and their outbox rows, in one commit.
+
+    Raises LeaseLost, and ArchiveError when a result has no file; then nothing is kept.
+    """
     with database.session() as session:
         row = _owned(session, job.id, job.attempt)
         row.state = outcome.state
@@ -178,6 +181,7 @@ def finish(database: Database, job: ClaimedJob, outcome: Outcome, config: Config
             row.rejection_code, row.rejection_text = outcome.rejection[0], outcome.rejection[1][:512]
         results = [_keep_result(session, row, result) for result in outcome.results]
         session.flush()
+        _check_files(outcome.results, config)
         deliveries.supersede_older(session, row, keep=results)
         deliveries.route(session, row, results, finding=outcome.finding, config=config)
         record(
@@ -208,6 +212,12 @@ def _keep_result(session: Session, job: Job, new: NewResult) -> Result:
     result.size_bytes = new.size_bytes
     result.superseded_at = result.file_removed_at = None
     return result
+
+
+def _check_files(results: Iterable[NewResult], config: Config) -> None:
+    """Reconciliation removes files without a row under a lock that this transaction's rows exclude: look now."""
+    if not all((config.archive_dir / result.path).exists() for result in results):
+        raise ArchiveError("the file of a result was removed before its row was written")
 
 
 def fail(

@@ -1,10 +1,10 @@
-"""Finds and removes committed files that no row knows: what a crash left between a file's name and its row, and what
-retention let go of.
+"""Finds and removes files, received or made here, that no row knows: what a crash left between a file's name and its
+row, and what retention let go of.
 
-Nothing was acknowledged for the former, so the sender still has them. A file of the same bytes may be arriving at this
-very moment, therefore the removal and the look at the rows happen in one transaction that keeps other writers out;
-intake looks for its file inside the transaction that writes its row (intake_rows), so either the row is seen here or
-the missing file is seen there.
+Nothing was acknowledged for the former, so the sender still has them, and the job of a result is run again. A file of
+the same bytes may be arriving at this very moment, therefore the removal and the look at the rows happen in one
+transaction that keeps other writers out; intake and the end of a job look for their files inside the transaction that
+writes the rows (intake_rows, jobs), so either the row is seen here or the missing file is seen there.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import pytest
 from dicom_node import jobs
 from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import now
-from dicom_node.errors import LeaseLost, NotFound, NotPossible
-from dicom_node.jobs import ClaimedJob
+from dicom_node.errors import ArchiveError, LeaseLost, NotFound, NotPossible
+from dicom_node.jobs import ClaimedJob, Outcome
 from dicom_node.states import JobState, ResultKind, StudyState
 from dicom_node.tables import AuditEvent, Delivery, Job, Result
 from tests.dicom_node.house import MR, House, head_ct, other_object
@@ -168,6 +168,17 @@ def test_results_and_their_deliveries_come_with_the_end_or_not_at_all(make_house
     assert sorted(d.destination for d in house.all(Delivery)) == ["a", "a", "b", "b"]
     with pytest.raises(LeaseLost):
         house.finish(job)
+
+
+def test_a_result_whose_file_is_gone_gets_no_row(make_house: Callable[..., House]) -> None:
+    """The look through the archive may take a file that waited too long for its row; the job is run again then."""
+    house = make_house()
+    job = house.claimed()
+    results = tuple(house.result(one, job.input_digest) for one in house.config.wanted())
+    house.archive.remove(results[-1].path)
+    with pytest.raises(ArchiveError):
+        jobs.finish(house.database, job, Outcome(JobState.SUCCEEDED, "positive", results), house.config)
+    assert (house.row(job.id).state, house.all(Result)) == (JobState.RUNNING, [])
 
 
 def test_a_rejected_job_that_is_retried_is_really_analysed(make_house: Callable[..., House]) -> None:
