@@ -91,6 +91,15 @@ def test_the_report_on_paper_says_what_the_structured_one_says(make_exam: MakeEx
 
 
 @pytest.mark.parametrize("form", [CAPTURE, PDF], ids=lambda form: form.name)
+def test_every_document_names_the_images_it_was_made_from(make_exam: MakeExam, form: Form) -> None:
+    """Each slice that was read, in the attribute that its class has for that."""
+    exam = make_exam()
+    for ds in write_form(form, CONTEXT, exam):
+        sources = ds.SourceImageSequence if form is CAPTURE else ds.SourceInstanceSequence
+        assert [one.ReferencedSOPInstanceUID for one in sources] == list(exam.source.geometry.sop_instance_uids)
+
+
+@pytest.mark.parametrize("form", [CAPTURE, PDF], ids=lambda form: form.name)
 def test_no_page_names_the_patient(make_exam: MakeExam, form: Form) -> None:
     """Two patients, one picture: Burned In Annotation NO is the truth."""
     shown = []

@@ -51,6 +51,7 @@ _NOTE = ParagraphStyle("note", parent=_TEXT, fontSize=8.5, leading=12, textColor
 def write_pdf(context: ResultContext, exam: AnalysedExam, *, form: Form) -> tuple[Dataset, ...]:
     """The report of an analysed exam."""
     ds = new_object(context, exam.header, form=form, number=1)
+    ds.SourceInstanceSequence = [_reference(header) for header in exam.source.headers]
     story = [*_answer(exam), *_lesions(exam), *_pictures(exam), *_provenance(context.operating_points, exam)]
     return (_encapsulate(ds, context, exam.header, form=form, document=_render(story)),)
 
@@ -67,6 +68,14 @@ def write_rejection_pdf(
         Paragraph("No statement about hemorrhage is made.", _TEXT),
     ]
     return (_encapsulate(ds, context, header, form=form, document=_render(story)),)
+
+
+def _reference(header: Dataset) -> Dataset:
+    """An image that the document is derived from (PS3.3 C.24.2: type 1C)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    return item
 
 
 def page_texts(document: bytes) -> list[bytes]:
