@@ -88,8 +88,9 @@ def _growth(config: Config) -> Iterator[Finding]:
         with reading_engine(engine).connect() as connection:
             came = sa.select(sa.func.sum(Instance.size_bytes)).where(Instance.received_at >= since)
             received = int(connection.scalar(came) or 0)
-    except SQLAlchemyError:
-        return  # said by the check of the database
+        free = shutil.disk_usage(config.node.data_dir).free - config.listener.min_free_bytes
+    except (SQLAlchemyError, OSError):
+        return  # said by the checks of the disk and the database
     finally:
         engine.dispose()
     rules = config.retention
@@ -99,7 +100,6 @@ def _growth(config: Config) -> Iterator[Finding]:
     if gone:
         yield Finding("room", ok=True, found=found + " or ".join(gone))
         return
-    free = shutil.disk_usage(config.node.data_dir).free - config.listener.min_free_bytes
     days = free / received * WEEK_DAYS if received else None
     lasts = "" if days is None else f"; the disk lasts {max(days, 0):.0f} more days"
     ok = days is None or days > DISK_WARNING_DAYS

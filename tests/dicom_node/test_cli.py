@@ -245,6 +245,14 @@ def test_a_database_that_is_gone_is_one_sentence(run: Run, tmp_path: Path) -> No
     assert "s3cret" not in run("check-config", "--json", config=tmp_path / "c.toml").out
 
 
+def test_a_data_directory_that_cannot_be_used_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    """The folder of the embedded database cannot be made: a file lies there, or another user owns it."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "c.toml").write_text('[node]\ndata_dir = "file/data"')
+    done = run("status", config=tmp_path / "c.toml")
+    assert (done.code, done.err.startswith("DATABASE_UNREACHABLE: ")) == (1, True)
+
+
 def test_retry_and_cancel(run: Run, house: House) -> None:
     """As the rows say."""
     house.receive(head_ct(slices=1, spacing_mm=[]))

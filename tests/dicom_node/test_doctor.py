@@ -73,6 +73,14 @@ def test_everything_that_is_wrong_is_named(make_small_house: Callable[..., House
     assert "s3cret" not in str(findings)
 
 
+def test_a_data_directory_that_cannot_be_made_is_a_finding(tmp_path: Path) -> None:
+    """With the embedded database and broker below it."""
+    (tmp_path / "data").write_bytes(b"no folder")
+    unwell = {finding.check: finding.found for finding in doctor.examine(make_config(tmp_path)) if not finding.ok}
+    assert "cannot be written" in unwell["data directory"]
+    assert "OperationalError" in unwell["database"]
+
+
 def test_an_empty_database_is_told_what_to_do(make_house: Callable[..., House]) -> None:
     """Without doing it."""
     house = make_house()
