@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
 from dicom_node.db import reading_engine
-from dicom_node.errors import ConfigError
+from dicom_node.errors import ConfigError, NotPossible
 from dicom_node.tables import Base
 
 
@@ -43,14 +45,25 @@ def current(engine: sa.Engine) -> str | None:
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the database to `revision`. Raises ConfigError when a newer release made it."""
+    """Bring the database to `revision`. Raises ConfigError when a newer release made it, NotPossible."""
     _check_known(engine, current(engine))
-    command.upgrade(alembic_config(engine), revision)
+    with _revisions():
+        command.upgrade(alembic_config(engine), revision)
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
-    """Take the database back to `revision` ("base" empties it)."""
-    command.downgrade(alembic_config(engine), revision)
+    """Take the database back to `revision` ("base" empties it). Raises NotPossible."""
+    with _revisions():
+        command.downgrade(alembic_config(engine), revision)
+
+
+@contextmanager
+def _revisions() -> Iterator[None]:
+    """Alembic's refusal as an error of the node: nobody knows the revision that is asked for."""
+    try:
+        yield
+    except CommandError as error:
+        raise NotPossible(f"the schema stays as it is: {error}; `dicom-node db check` tells both revisions") from error
 
 
 def drift(engine: sa.Engine) -> list[str]:

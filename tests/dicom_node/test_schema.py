@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from dicom_node import schema
 from dicom_node.config import parse_config
 from dicom_node.db import make_engine
-from dicom_node.errors import ConfigError
+from dicom_node.errors import ConfigError, NotPossible
 from dicom_node.tables import Base
 
 ROWS_OF_0001 = """
@@ -139,6 +139,14 @@ def test_a_migration_that_is_killed_in_the_middle_leaves_nothing(
     monkeypatch.setattr(alembic.op, "create_index", real)
     schema.make_ready(engine)
     assert schema.drift(engine) == []
+
+
+def test_a_revision_that_this_release_does_not_know_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """A slip of the pen."""
+    engine = make_engine(parse_config("", source="test", base=tmp_path).database)
+    for move in (schema.upgrade, schema.downgrade):
+        with pytest.raises(NotPossible, match="nosuch"):
+            move(engine, "nosuch")
 
 
 def test_a_server_database_of_another_release_is_left_to_an_administrator(engine: sa.Engine) -> None:
