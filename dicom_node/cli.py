@@ -417,7 +417,8 @@ def db_check(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"revision": have, "needs": need, "drift": differences})
     else:
-        console.print("\n".join(differences) or f"revision {have}, as this release needs it", markup=False)
+        needed = "as this release needs it" if have == need else f"but this release needs {need}"
+        console.print("\n".join([f"revision {have}, {needed}", *differences]), markup=False)
     if differences or have != need:
         raise typer.Exit(ANSWER_IS_NO)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import structlog
 import typer
 
-from dicom_node import cli, jobs
+from dicom_node import cli, jobs, schema
 from dicom_node.commitment_messages import Reference, Request
 from dicom_node.db import now
 from dicom_node.owed_reports import owe
@@ -324,6 +325,15 @@ def test_db_commands(run: Run) -> None:
     assert (done.code, done.json["revision"], done.json["needs"]) == (3, None, newest)
     assert run("db", "upgrade", "--json").json["revision"] == newest
     assert run("db", "check").code == 0
+
+
+def test_db_check_names_the_revision_that_is_needed(run: Run, house: House) -> None:
+    """Of a database that a later release has upgraded, whose tables may be as they were."""
+    with house.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    newest = schema.newest(house.engine)
+    done = run("db", "check")
+    assert (done.code, done.out) == (3, f"revision 9999, but this release needs {newest}\n")
 
 
 def test_conformance_is_markdown(run: Run) -> None:
