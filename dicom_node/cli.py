@@ -196,12 +196,16 @@ def deliver(
     as_json: AsJson = False,
 ) -> None:
     """Try dead or waiting deliveries again now; or list deliveries."""
-    database = _database(_config())
+    config = _config()
+    database = _database(config)
     if show_only:
         with database.reading() as session:
-            print_list("deliveries", reports.deliveries(session, state=state, limit=limit), as_json=as_json)
+            rows = reports.deliveries(session, state=state, destination=destination, limit=limit)
+        print_list("deliveries", rows, as_json=as_json)
         return
     count = deliveries.restart(database, delivery_id=delivery, destination=destination)
+    if destination is not None and count == 0 and config.destination(destination) is None:
+        raise NotFound(f"config has no [[delivery.destination]] called {destination!r}, and nothing waits there")
     if delivery is not None and count == 0:
         raise NotPossible(f"delivery {delivery} is not dead or waiting; see `dicom-node deliver --list`")
     print_done({"deliveries": count, "done": "they will be tried now"}, as_json=as_json)

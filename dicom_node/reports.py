@@ -266,11 +266,15 @@ def _lesion_cell(key: str, value: Any) -> str:
     return LESION_COLUMNS[key][1].format(", ".join(map(str, value)) if isinstance(value, list) else value)
 
 
-def deliveries(session: Session, *, state: DeliveryState | None, limit: int) -> list[Row]:
-    """The latest deliveries, newest first, of one state if given."""
+def deliveries(
+    session: Session, *, state: DeliveryState | None, limit: int, destination: str | None = None
+) -> list[Row]:
+    """The latest deliveries, newest first, of one state and for one destination if given."""
     wanted = sa.select(Delivery).order_by(Delivery.id.desc()).limit(limit)
     if state:
         wanted = wanted.where(Delivery.state == state)
+    if destination is not None:
+        wanted = wanted.where(Delivery.destination == destination)
     return [_delivery_row(delivery) for delivery in session.scalars(wanted)]
 
 

@@ -199,7 +199,14 @@ def test_purge_says_what_it_does_and_what_it_leaves(run: Run, house: House) -> N
 
 def test_what_is_not_there_is_one_sentence_and_exit_1(run: Run) -> None:
     """With what to look at."""
-    for arguments in (["show", "1.2.3"], ["retry", 99], ["cancel", 99], ["echo", "nobody"], ["deliver", 99]):
+    for arguments in (
+        ["show", "1.2.3"],
+        ["retry", 99],
+        ["cancel", 99],
+        ["echo", "nobody"],
+        ["deliver", 99],
+        ["deliver", "--destination", "nobody"],
+    ):
         done = run(*arguments)
         assert (done.code, done.out) == (1, "")
         assert len(done.err.strip().splitlines()) == 1
@@ -273,6 +280,8 @@ def test_deliver_starts_dead_ones_again(run: Run, house: House) -> None:
     listed = run("deliver", "--list", "--state", "dead", "--json").json
     assert [row["kind"] for row in listed] == [ResultKind.SR, ResultKind.SEG]
     assert "accepts no" in run("deliver", "--list").out
+    lists = {name: run("deliver", "--list", "--destination", name, "--json").json for name in ("pacs", "other")}
+    assert [len(lists[name]) for name in ("pacs", "other")] == [2, 0]
     assert run("deliver", 1).out.strip() == "deliveries 1: they will be tried now"
     assert run("deliver", "--json").json["deliveries"] == 2
     assert [d.state for d in house.all(Delivery)] == ["PENDING", "PENDING"]
