@@ -26,6 +26,7 @@ from dicom_node.archive import FolderArchive
 from dicom_node.cli_output import cell, console, print_done, print_json, print_list, print_rows
 from dicom_node.config import Config, load_config
 from dicom_node.config_peers import DestinationConfig
+from dicom_node.config_sections import MOST_DAYS
 from dicom_node.conformance import statement
 from dicom_node.db import Database, make_engine
 from dicom_node.eligibility import explain
@@ -215,13 +216,14 @@ def deliver(
 def purge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and what would not.")] = False,
     images_days: Annotated[
-        float | None, typer.Option(min=0, help="Instead of retention.images_days; 0: no images.")
+        float | None, typer.Option(min=0, max=MOST_DAYS, help="Instead of retention.images_days; 0: no images.")
     ] = None,
     results_days: Annotated[
-        float | None, typer.Option(min=0, help="Instead of retention.results_days; 0: no results.")
+        float | None, typer.Option(min=0, max=MOST_DAYS, help="Instead of retention.results_days; 0: no results.")
     ] = None,
     transactions_days: Annotated[
-        float | None, typer.Option(min=0, help="Instead of retention.transactions_days; 0: no transactions.")
+        float | None,
+        typer.Option(min=0, max=MOST_DAYS, help="Instead of retention.transactions_days; 0: no transactions."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

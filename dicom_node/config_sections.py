@@ -211,12 +211,16 @@ class ConfirmationConfig(Section):
     max_rounds: int = Field(default=3, ge=0)
 
 
+MOST_DAYS = 36_500
+"""Of retention: a century. Further back the calendar ends, and no time can be told to be older."""
+
+
 class RetentionConfig(Section):
     """What leaves the node again, and when; 0 is never."""
 
-    images_days: float = Field(default=0.0, ge=0)
-    results_days: float = Field(default=0.0, ge=0)
-    transactions_days: float = Field(default=0.0, ge=0)
+    images_days: float = Field(default=0.0, ge=0, le=MOST_DAYS)
+    results_days: float = Field(default=0.0, ge=0, le=MOST_DAYS)
+    transactions_days: float = Field(default=0.0, ge=0, le=MOST_DAYS)
     make_room_below_bytes: int = Field(default=0, ge=0)
 
 

@@ -222,6 +222,7 @@ def test_wrong_usage_is_exit_2(run: Run, tmp_path: Path) -> None:
         (["send", tmp_path / "none"], "Usage"),
         (["send", tmp_path / "x", "--called", "A\\B"], "ae_title"),
         (["db", "downgrade", "base"], "--yes"),
+        (["purge", "--images-days", 1_000_000], "36500"),
         (["nonsense"], "nonsense"),
     ):
         done = run(*arguments)

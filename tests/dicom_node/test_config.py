@@ -164,6 +164,7 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
             "[listener]\nmin_free_bytes = 7\n[retention]\nmake_room_below_bytes = 7",
             "c.toml:4: retention.make_room_below_bytes is 7, not above listener.min_free_bytes (7): instances would be",
         ),
+        ("[retention]\nresults_days = 1e6", "c.toml:2: retention.results_days: Input should be less than or equal to"),
         ("[broker]\n# ${NO} is fine here\nurl = 'amqp://${NOT_SET}'", "c.toml:3: ${NOT_SET} is not set"),
         ("[node\n", "c.toml: not valid TOML"),
         ("[results]\nseg_series_description = '" + "x" * 65 + "'", "c.toml:2: results.seg_series_description: String"),
