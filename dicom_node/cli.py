@@ -42,7 +42,10 @@ app.add_typer(db_app, name="db")
 app.add_typer(rules_app, name="rules")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Limit = Annotated[int, typer.Option(help="At most so many rows.")]
+MOST_ROWS = 2**31 - 1
+"""Rows are numbered and counted by a database's INTEGER."""
+Limit = Annotated[int, typer.Option(min=0, max=MOST_ROWS, help="At most so many rows.")]
+JobNumber = Annotated[int, typer.Argument(min=0, max=MOST_ROWS, help="The number of a job.")]
 
 COULD_NOT, WRONG_USAGE, ANSWER_IS_NO = 1, 2, 3
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -173,13 +176,13 @@ def list_jobs(
 
 
 @app.command()
-def retry(job: Annotated[int, typer.Argument(help="The number of a job.")], as_json: AsJson = False) -> None:
+def retry(job: JobNumber, as_json: AsJson = False) -> None:
     """Run a failed, quarantined, cancelled or rejected job again. Where no series was eligible, choose again."""
     print_done({"job": job, "done": jobs.retry(_database(_config()), job)}, as_json=as_json)
 
 
 @app.command()
-def cancel(job: Annotated[int, typer.Argument(help="The number of a job.")], as_json: AsJson = False) -> None:
+def cancel(job: JobNumber, as_json: AsJson = False) -> None:
     """Cancel a queued or running job; what its worker does after that is thrown away."""
     jobs.cancel(_database(_config()), job, why="cancelled by an administrator")
     print_done({"job": job, "done": "it is cancelled"}, as_json=as_json)
@@ -187,7 +190,9 @@ def cancel(job: Annotated[int, typer.Argument(help="The number of a job.")], as_
 
 @app.command()
 def deliver(
-    delivery: Annotated[int | None, typer.Argument(help="One delivery; else all that are dead or waiting.")] = None,
+    delivery: Annotated[
+        int | None, typer.Argument(min=0, max=MOST_ROWS, help="One delivery; else all that are dead or waiting.")
+    ] = None,
     destination: Annotated[str | None, typer.Option(help="Only those for this destination.")] = None,
     show_only: Annotated[bool, typer.Option("--list", help="List, change nothing.")] = False,
     state: Annotated[

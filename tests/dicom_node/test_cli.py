@@ -223,6 +223,10 @@ def test_wrong_usage_is_exit_2(run: Run, tmp_path: Path) -> None:
         (["send", tmp_path / "x", "--called", "A\\B"], "ae_title"),
         (["db", "downgrade", "base"], "--yes"),
         (["purge", "--images-days", 1_000_000], "36500"),
+        (["retry", 20261127001234], "2147483647"),
+        (["cancel", 20261127001234], "2147483647"),
+        (["deliver", 20261127001234], "2147483647"),
+        (["jobs", "--limit", -1], "--limit"),
         (["nonsense"], "nonsense"),
     ):
         done = run(*arguments)
