@@ -55,12 +55,19 @@ def _read(folder: Path) -> dict[str, Any]:
         metrics = json.loads(metrics_file.read_text(encoding="utf-8")) if metrics_file.exists() else {}
     except (OSError, ValueError) as error:
         raise NotFound(f"the bundle in {folder} cannot be read: {type(error).__name__}") from error
-    named = described.get("config", {})
+    if not isinstance(described, dict):
+        raise NotFound(f"the bundle in {folder} cannot be read: bundle.json holds no object")
+    named, measured = _object(described.get("config")), _object(_object(metrics).get("any"))
     return {
         "name": named.get("name", folder.name),
         "version": named.get("version", ""),
         "digest": str(described.get("digest", ""))[:12],
         "folder": str(folder),
-        "dsc": metrics.get("any", {}).get("mean_dsc_over_1_ml"),
-        "exam_auc": metrics.get("any", {}).get("exam_auc"),
+        "dsc": measured.get("mean_dsc_over_1_ml"),
+        "exam_auc": measured.get("exam_auc"),
     }
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A JSON object; an empty one where there is something else, or nothing."""
+    return value if isinstance(value, dict) else {}

@@ -52,9 +52,20 @@ def test_what_cannot_be_used_is_said(shipped: Path, tmp_path: Path) -> None:
     (shipped / "large" / "bundle.json").write_text("{")
     with pytest.raises(NotFound, match="cannot be read: JSONDecodeError"):
         registry.find("large")
+    (shipped / "large" / "bundle.json").write_text("[]")
+    with pytest.raises(NotFound, match="holds no object"):
+        registry.find("large")
     (shipped / "DEFAULT").unlink()
     with pytest.raises(NotFound, match="no default bundle is shipped"):
         registry.find("default")
+
+
+def test_a_bundle_that_tells_little_is_listed_with_what_it_tells(shipped: Path) -> None:
+    """JSON of another shape than ours is no reason for a traceback, least of all the doctor's."""
+    (shipped / "large" / "bundle.json").write_text('{"config": null}')
+    (shipped / "large" / "metrics.json").write_text('{"any": null}')
+    row = registry.find("large")
+    assert (row["name"], row["version"], row["dsc"], row["exam_auc"]) == ("large", "", None, None)
 
 
 def test_the_shipped_folder_is_that_of_ml() -> None:
