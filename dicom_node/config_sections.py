@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from dicom_node.config_peers import DestinationConfig, PeerConfig, TlsConfig, ae_title, with_certificate
 from dicom_node.profiles import ProfileConfig
@@ -16,12 +16,23 @@ from dicom_node.section import Section
 from dicom_node.states import ResultKind
 
 
+def _one_value(value: str) -> str:
+    """In DICOM a backslash ends a value and begins the next."""
+    if "\\" in value or any(character < " " for character in value):
+        raise ValueError("a backslash or a control character cannot stand in it")
+    return value
+
+
+LongString = Annotated[str, Field(max_length=64), AfterValidator(_one_value)]
+"""One value of VR LO (PS3.5 section 6.2)."""
+
+
 class NodeConfig(Section):
     """Who this node is and where it keeps things."""
 
     ae_title: str = "ICHNODE"
     data_dir: Path = Path("var")
-    institution_name: str = ""
+    institution_name: LongString = ""
     timezone_offset: str = "+0000"
 
     @field_validator("ae_title")
@@ -162,11 +173,11 @@ class ResultsConfig(Section):
     """What the result objects look like."""
 
     first_series_number: int = Field(default=9001, ge=1, le=2_147_483_000)
-    seg_series_description: str = Field(default="AI ICH SEG - RESEARCH, not for diagnosis", max_length=64)
-    sr_series_description: str = Field(default="AI ICH report - RESEARCH, not for diagnosis", max_length=64)
-    kos_series_description: str = Field(default="AI ICH key images - RESEARCH, not for diagnosis", max_length=64)
-    sc_series_description: str = Field(default="AI ICH summary - RESEARCH, not for diagnosis", max_length=64)
-    pdf_series_description: str = Field(default="AI ICH document - RESEARCH, not for diagnosis", max_length=64)
+    seg_series_description: LongString = "AI ICH SEG - RESEARCH, not for diagnosis"
+    sr_series_description: LongString = "AI ICH report - RESEARCH, not for diagnosis"
+    kos_series_description: LongString = "AI ICH key images - RESEARCH, not for diagnosis"
+    sc_series_description: LongString = "AI ICH summary - RESEARCH, not for diagnosis"
+    pdf_series_description: LongString = "AI ICH document - RESEARCH, not for diagnosis"
     send_sr_when_rejected: bool = True
     send_seg_when_negative: bool = True
     profile: tuple[ProfileConfig, ...] = ()

@@ -167,6 +167,12 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
         ("[retention]\nresults_days = 1e6", "c.toml:2: retention.results_days: Input should be less than or equal to"),
         ("[broker]\n# ${NO} is fine here\nurl = 'amqp://${NOT_SET}'", "c.toml:3: ${NOT_SET} is not set"),
         ("[node\n", "c.toml: not valid TOML"),
+        (
+            "[node]\ninstitution_name = '" + "x" * 65 + "'",
+            "c.toml:2: node.institution_name: String should have at most",
+        ),
+        ("[node]\ninstitution_name = 'A\\B'", "c.toml:2: node.institution_name: a backslash or a control"),
+        ("[results]\nsr_series_description = 'A\\B'", "c.toml:2: results.sr_series_description: a backslash or a"),
         ("[results]\nseg_series_description = '" + "x" * 65 + "'", "c.toml:2: results.seg_series_description: String"),
     ],
 )
