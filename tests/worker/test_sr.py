@@ -229,6 +229,18 @@ def test_own_texts_beyond_ascii_turn_the_whole_object_to_utf_8(make_exam: MakeEx
     exam.check(seg, exam.sr(seg))
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "Klinikum Süd"), ("Nordhaus", "Nordhaus")])
+def test_the_institution_is_that_of_the_settings_else_of_the_source(
+    make_exam: MakeExam, own: str | None, expected: str
+) -> None:
+    """Of the node; the scanner's stays with the scanner."""
+    exam = make_exam(extra={"InstitutionName": "Klinikum Süd"})
+    exam = replace(exam, context=replace(CONTEXT, equipment=Equipment(institution_name=own)))
+    seg = through(exam.seg())
+    scanner, algorithm = seg.ContributingEquipmentSequence
+    assert [ds.InstitutionName for ds in (seg, algorithm, scanner)] == [expected, expected, "Klinikum Süd"]
+
+
 @pytest.mark.peer("dicom3tools")
 def test_values_that_break_their_form_are_left_empty(make_exam: MakeExam) -> None:
     """A birth date of "UNKNOWN" or a sex of "X" would make every result invalid."""

@@ -88,10 +88,11 @@ def finish(ds: Dataset, context: ResultContext, header: Dataset, *, form: Form) 
     ds.SoftwareVersions = _software_versions(context)
     ds.ManufacturerModelName = context.equipment.model_name
     ds.DeviceSerialNumber = context.equipment.serial_number
-    if context.equipment.institution_name:
-        ds.InstitutionName = context.equipment.institution_name
+    algorithm = _algorithm(context, time)
+    if institution := context.equipment.institution_name or header.get("InstitutionName"):
+        ds.InstitutionName = algorithm.InstitutionName = institution
     ds.ContentQualification = context.content_qualification
-    ds.ContributingEquipmentSequence = [*_scanner(header), _algorithm(context, time)]
+    ds.ContributingEquipmentSequence = [*_scanner(header), algorithm]
     ds.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     ds.file_meta.TransferSyntaxUID = UID(form.transfer_syntax)
@@ -135,6 +136,4 @@ def _algorithm(context: ResultContext, time: datetime) -> Dataset:
     item.DeviceUID = context.bundle.device_uid
     item.ContributionDateTime = time.strftime("%Y%m%d%H%M%S%z")
     item.ContributionDescription = f"Weights SHA-256 {context.bundle.digest}"
-    if context.equipment.institution_name:
-        item.InstitutionName = context.equipment.institution_name
     return item

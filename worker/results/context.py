@@ -27,6 +27,7 @@ class Equipment:
     """DeviceSerialNumber: which installation."""
     software_version: str = "0"
     institution_name: str | None = None
+    """None: that of the source, where it names one."""
 
 
 @dataclass(frozen=True)
