@@ -90,6 +90,16 @@ def test_the_report_on_paper_says_what_the_structured_one_says(make_exam: MakeEx
         assert f"({lesion.volume_ml:.1f})" in text
 
 
+@pytest.mark.parametrize(("down", "first"), [(1.0, "lowest"), (-1.0, "highest")])
+def test_the_report_says_from_which_end_slices_are_numbered(make_exam: MakeExam, down: float, first: str) -> None:
+    """Along the normal, which points to the feet where columns of an image run forwards."""
+    exam = make_exam(extra={"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, down, 0.0]})
+    heights_mm = exam.volume.geometry.positions_lps[:, 2]
+    assert (heights_mm[0] < heights_mm[-1]) == (first == "lowest")
+    text = b"".join(page_texts(exam.write(PDF).EncapsulatedDocument)).decode("latin-1")
+    assert f"count from the {first}" in " ".join(text.split())
+
+
 @pytest.mark.parametrize("form", [CAPTURE, PDF], ids=lambda form: form.name)
 def test_every_document_names_the_images_it_was_made_from(make_exam: MakeExam, form: Form) -> None:
     """Each slice that was read, in the attribute that its class has for that."""

@@ -192,11 +192,11 @@ def _pictures(exam: AnalysedExam) -> list[Any]:
 def _provenance(points: OperatingPoints, exam: AnalysedExam) -> list[Any]:
     """What made the answer, and how the numbers are meant."""
     bundle = exam.prediction.bundle
-    slices = len(exam.source.headers)
+    slices, first = len(exam.source.headers), "lowest" if exam.volume.geometry.normal_lps[2] > 0 else "highest"
     lines = (
         f"Network: {_latin(bundle.name)} {_latin(bundle.version)}, weights SHA-256 {bundle.digest[:12]}.",
         f"Thresholds: {points.as_text()}.",
-        f"{slices} slices were read; slice numbers count from the lowest. Display window 40/80 HU.",
+        f"{slices} slices were read; slice numbers count from the {first}. Display window 40/80 HU.",
         "Volumes are voxel counts times voxel sizes, slice heights along the normal. ABC/2 is the bedside estimate.",
         "Sides are the patient's, from the midline of the skull.",
         "Made by software without review by a physician.",
