@@ -133,7 +133,18 @@ def _bundle(config: Config) -> Iterator[Finding]:
     except NodeError as error:
         yield Finding("bundle", ok=False, found=str(error))
         return
-    yield Finding("bundle", ok=True, found=f"{bundle['name']} {bundle['version']}")
+    script = (
+        "import sys\n"
+        "from ml.bundle import load_bundle\n"
+        "from ml.errors import BundleError\n"
+        "try:\n"
+        "    load_bundle(sys.argv[1]).make_network()\n"
+        "except BundleError as error:\n"
+        "    print(error)"
+    )
+    wrong = _said_by(script, bundle["folder"], otherwise="it cannot be loaded")
+    hint = f": {wrong}; no worker starts with it" if wrong else ""
+    yield Finding("bundle", ok=not wrong, found=f"{bundle['name']} {bundle['version']}{hint}")
 
 
 def _decoders(_config: Config) -> Iterator[Finding]:
@@ -144,11 +155,19 @@ def _decoders(_config: Config) -> Iterator[Finding]:
         " if not get_decoder(u).is_available]\n"
         "print(', '.join(bad))"
     )
-    # In a process of its own: the decoders load numpy, which this package never does.
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603
-    missing = ran.stdout.strip() or ("" if ran.returncode == 0 else "pydicom cannot be loaded")
+    missing = _said_by(script, otherwise="pydicom cannot be loaded")
     hint = "install pylibjpeg, pylibjpeg-libjpeg, pylibjpeg-openjpeg, pyjpegls"
     yield Finding("decoders", ok=not missing, found=f"missing: {missing}; {hint}" if missing else "all there")
+
+
+def _said_by(script: str, *arguments: str, otherwise: str) -> str:
+    """What a script prints, or `otherwise` where it fails.
+
+    In a process of its own: it loads numpy and torch, which this package never does.
+    """
+    command = [sys.executable, "-c", script, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (our own script)
+    return ran.stdout.strip() or ("" if ran.returncode == 0 else otherwise)
 
 
 def _destinations(config: Config) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The bundles on disk, read without loading any weights: what the CLI lists and the doctor checks."""
+"""The bundles on disk, read without loading any weights: what the CLI lists and the doctor looks for."""
 
 from __future__ import annotations
 

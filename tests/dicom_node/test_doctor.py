@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
@@ -11,7 +12,7 @@ from typing import Self
 
 import pytest
 
-from dicom_node import doctor, schema
+from dicom_node import doctor, registry, schema
 from dicom_node.config import Config
 from dicom_node.config_sections import RetentionConfig
 from dicom_node.db import now
@@ -79,6 +80,19 @@ def test_a_data_directory_that_cannot_be_made_is_a_finding(tmp_path: Path) -> No
     unwell = {finding.check: finding.found for finding in doctor.examine(make_config(tmp_path)) if not finding.ok}
     assert "cannot be written" in unwell["data directory"]
     assert "OperationalError" in unwell["database"]
+
+
+def test_a_damaged_bundle_is_a_finding(tmp_path: Path) -> None:
+    """No worker would start with it, and no job end: here is where that is looked for."""
+    folder = tmp_path / "mine"
+    shutil.copytree(registry.find("default")["folder"], folder)
+    config = make_config(tmp_path, text=f'[worker]\nbundle = "{folder}"\n')
+    (whole,) = doctor._bundle(config)
+    assert whole.ok
+    with (folder / "weights.safetensors").open("ab") as file:
+        file.write(b"x")
+    (damaged,) = doctor._bundle(config)
+    assert (damaged.ok, "changed or damaged" in damaged.found) == (False, True)
 
 
 def test_an_empty_database_is_told_what_to_do(make_house: Callable[..., House]) -> None:
