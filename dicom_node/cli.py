@@ -148,7 +148,7 @@ def show(study_instance_uid: str, as_json: AsJson = False) -> None:
         return
     for key, value in study.items():
         if not isinstance(value, list):
-            console.print(f"{key.replace('_', ' '):20} {cell(value)}")
+            console.print(f"{key.replace('_', ' '):20} {cell(value)}", markup=False)
     print_rows("series", study["series"])
     for job in study["jobs"]:
         print_rows(
@@ -384,7 +384,8 @@ def check_config(as_json: AsJson = False) -> None:
     if as_json:
         print_json(config.shown())
     else:
-        console.print(f"the configuration is valid; AE title {config.node.ae_title}, data in {config.node.data_dir}")
+        valid = f"the configuration is valid; AE title {config.node.ae_title}, data in {config.node.data_dir}"
+        console.print(valid, markup=False)
 
 
 @app.command()

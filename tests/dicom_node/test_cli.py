@@ -22,7 +22,7 @@ from dicom_node.commitment_messages import Reference, Request
 from dicom_node.db import now
 from dicom_node.owed_reports import owe
 from dicom_node.states import DeliveryState, JobState, ResultKind
-from dicom_node.tables import Delivery, Result
+from dicom_node.tables import Delivery, Result, Study
 from tests.dicom_factory import ct_series, write
 from tests.dicom_node.house import STUDY, House, head_ct
 from tests.peers import StoreScp, free_port
@@ -144,11 +144,13 @@ def test_json_is_all_that_is_printed(run: Run, house: House, tmp_path: Path) -> 
     assert {"status", "studies", "show", "jobs", "deliver", "echo", "check-config", "doctor", "db check"} <= set(parsed)
 
 
-def test_tables_are_for_people(run: Run) -> None:
-    """What stands in square brackets is text, not markup."""
+def test_tables_are_for_people(run: Run, house: House) -> None:
+    """What stands in square brackets is text, not markup, and an AE title may have them."""
+    house.change(Study, calling_ae_title="[/CT]")
     assert "SUCCEEDED" in run("studies").out
     shown = run("show", STUDY)
-    assert "ICH [suspected]: 0.97" in shown.out
+    assert shown.out.count("ICH [suspected]: 0.97") == 2
+    assert re.search(r"^calling ae title +\[/CT\]$", shown.out, flags=re.MULTILINE)
     assert "12" in run("jobs").out
     assert "PENDING" in run("deliver", "--list").out
 
