@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from dicom_node.eligibility import Choice, choose
-from dicom_node.errors import NotFound
+from dicom_node.errors import NotFound, NotPossible
 from dicom_node.facts import InstanceFacts
 from dicom_node.read_facts import facts_of_file
 from dicom_node.rules import EligibilityRules
 
 
 def choose_in(folder: Path, rules: EligibilityRules) -> Choice:
-    """The choice among all DICOM files below a folder. Raises NotFound when there are none."""
+    """The choice among all DICOM files below a folder.
+
+    Raises NotFound when there are none, and NotPossible when one of them cannot be read.
+    """
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
-    facts: list[InstanceFacts] = [read for path in paths if (read := facts_of_file(path)) is not None]
+    try:
+        facts: list[InstanceFacts] = [read for path in paths if (read := facts_of_file(path)) is not None]
+    except OSError as error:
+        raise NotPossible(f"a file of {folder} cannot be read: {error.strerror}") from error
     if not facts:
         raise NotFound(f"no DICOM file was found below {folder}")
     return choose(facts, rules)

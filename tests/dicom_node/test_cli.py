@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 import structlog
 import typer
 
-from dicom_node import cli, jobs, schema
+from dicom_node import cli, jobs, read_facts, schema
 from dicom_node.commitment_messages import Reference, Request
 from dicom_node.db import now
 from dicom_node.owed_reports import owe
@@ -330,6 +331,19 @@ def test_rules_test_explains(run: Run, tmp_path: Path) -> None:
     assert run("rules", "test", tmp_path / "mr").code == 3
     (tmp_path / "empty").mkdir()
     assert run("rules", "test", tmp_path / "empty").code == 1
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, say."""
+    write(ct_series(slices=3, rows=4, columns=4), tmp_path / "ct")
+
+    def refused(_file: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(read_facts, "map_file", refused)
+    done = run("rules", "test", tmp_path / "ct")
+    assert (done.code, done.err.startswith("NOT_POSSIBLE: ")) == (1, True)
+    assert "Permission denied" in done.err
 
 
 def test_db_commands(run: Run) -> None:
