@@ -14,7 +14,7 @@ from dicom_node.rules import EligibilityRules
 def choose_in(folder: Path, rules: EligibilityRules) -> Choice:
     """The choice among all DICOM files below a folder.
 
-    Raises NotFound when there are none, and NotPossible when one of them cannot be read.
+    Raises NotFound when there are none, and NotPossible when one of them cannot be read or they are of several studies.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
     try:
@@ -23,4 +23,7 @@ def choose_in(folder: Path, rules: EligibilityRules) -> Choice:
         raise NotPossible(f"a file of {folder} cannot be read: {error.strerror}") from error
     if not facts:
         raise NotFound(f"no DICOM file was found below {folder}")
+    studies = {one.study_instance_uid for one in facts}
+    if len(studies) > 1:
+        raise NotPossible(f"{folder} holds {len(studies)} studies; the choice is made in one")
     return choose(facts, rules)

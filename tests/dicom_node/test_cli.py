@@ -331,6 +331,10 @@ def test_rules_test_explains(run: Run, tmp_path: Path) -> None:
     assert run("rules", "test", tmp_path / "mr").code == 3
     (tmp_path / "empty").mkdir()
     assert run("rules", "test", tmp_path / "empty").code == 1
+    write(head_ct(study_uid="2.25.5"), tmp_path / "two" / "other")
+    write(head_ct(), tmp_path / "two" / "head")
+    done = run("rules", "test", tmp_path / "two")
+    assert (done.code, "holds 2 studies" in done.err) == (1, True)
 
 
 def test_a_file_that_may_not_be_read_is_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
