@@ -22,23 +22,38 @@ class PreparedSource:
     """The exams of a `python -m ml prepare` folder that were readable and of which it is known whether they bleed.
 
     Images and masks are decoded again from the data set's own folder: a DSC on the network's grid is another one.
+    Raises EvaluationError where there is no such exam, or the exams are of several data sets.
     """
 
     folder: Path
-    """With manifest.jsonl."""
+    """With manifest.jsonl; or a part that `python -m ml split` made, whose links lead to exams of such a folder."""
     images: Path
     """The data set as it was published."""
 
     @property
     def name(self) -> str:
         """`<data set>:<folder's name>`."""
-        head = read_head(self.folder) or {}
+        head = read_head(self._home) or {}
         return f"{head.get('dataset', 'unknown')}:{self.folder.name}"
 
     @cached_property
+    def _prepared(self) -> set[Path]:
+        """The folders of the exams, behind their links."""
+        return {path.parent.resolve() for path in self.folder.glob("*/exam.json")}
+
+    @cached_property
+    def _home(self) -> Path:
+        """Where their manifest is."""
+        homes = sorted({exam.parent for exam in self._prepared})
+        if len(homes) > 1:
+            names = ", ".join(home.name for home in homes)
+            raise EvaluationError(f"{self.folder.name} has exams of {names}: judge each data set with its own --images")
+        return homes[0] if homes else self.folder
+
+    @cached_property
     def _rows(self) -> dict[str, ManifestRow]:
-        rows = {row.exam: row for row in read_manifest(self.folder) if _is_known(row)}
-        return {name: row for name, row in rows.items() if (self.folder / name / "exam.json").is_file()}
+        rows = {row.exam: row for row in read_manifest(self._home) if self._home / row.exam in self._prepared}
+        return {name: row for name, row in rows.items() if _is_known(row)}
 
     @property
     def exams(self) -> tuple[str, ...]:

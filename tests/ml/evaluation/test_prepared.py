@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml.data.parts import make_parts, write_parts
 from ml.data.preparation import Preparation, prepare_exams
 from ml.errors import EvaluationError
 from ml.evaluation.judging import evaluate
@@ -57,6 +58,28 @@ def test_readable_exams_with_a_reference_standard_are_judged(lab: Path, tmp_path
     assert sum(counts.truth) == int(mask_of(head_volume()).sum())
     assert np.flatnonzero(counts.truth).tolist() == [5, 6]
     assert next(iter(source.read(["case"]))).findings[ANY] == 1
+
+
+def test_a_part_of_a_split_is_judged_like_the_folder_that_it_was_taken_from(tmp_path: Path) -> None:
+    """Its links lead to the manifest; exams of two data sets would need two folders of images."""
+    for lab in ("one", "two"):
+        for n in range(4):
+            volume = head_volume()
+            volume.hu[:, 32, 32] += n + (10 if lab == "two" else 0)
+            write_nifti(tmp_path / lab / "images" / f"{lab}{n}.nii.gz", volume.hu, volume.geometry)
+            write_nifti(tmp_path / lab / "masks" / f"{lab}{n}.nii.gz", mask_of(volume), volume.geometry)
+        prepare("folder", tmp_path / lab, tmp_path / f"prepared-{lab}")
+    shares = {"train": 1.0, "test": 1.0}
+    for name, folders in (("split", ["prepared-one"]), ("both", ["prepared-one", "prepared-two"])):
+        parts = make_parts([tmp_path / folder for folder in folders], shares, key="3", hold_out={})
+        write_parts(tmp_path / name, parts, key="3", shares=shares)
+    seen = [PreparedSource(tmp_path / "split" / part, tmp_path / "one") for part in shares]
+    assert [source.name for source in seen] == ["folder:train", "folder:test"]
+    assert sorted(seen[0].exams + seen[1].exams) == [f"one{n}" for n in range(4)]
+    assert all(source.exams for source in seen)
+    assert next(iter(seen[1].read(seen[1].exams))).findings[ANY] == 1
+    with pytest.raises(EvaluationError, match="exams of prepared-one, prepared-two"):
+        _ = PreparedSource(tmp_path / "both" / "train", tmp_path / "one").exams
 
 
 def test_published_scores_become_a_row(tmp_path: Path) -> None:
