@@ -47,8 +47,10 @@ def evaluate(
 
     Readings beyond the first are simulated (`ml.evaluation.readings`) and go to `<folder>-reading-2` and so on, from
     the same predictions.
-    Raises EvaluationError where the folder holds another bundle's answers.
+    Raises EvaluationError where the folder holds another bundle's answers, or the source has no exam.
     """
+    if not source.exams:
+        raise EvaluationError(f"{source.name} has no exam of which it is known whether it bleeds")
     folders = {number: reading_folder(folder, number) for number in range(1, readings + 1)}
     missing = set[str]()
     for number, one in folders.items():

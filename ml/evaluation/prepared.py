@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml.data.exams import LabelledExam
 from ml.data.manifest import read_head, read_manifest
+from ml.data.shards import open_exam
 from ml.data.sources import ExamSource as ManifestRow
 from ml.errors import EvaluationError
 from ml.evaluation.records import ExamRecord
@@ -53,7 +54,7 @@ class PreparedSource:
     @cached_property
     def _rows(self) -> dict[str, ManifestRow]:
         rows = {row.exam: row for row in read_manifest(self._home) if self._home / row.exam in self._prepared}
-        return {name: row for name, row in rows.items() if _is_known(row)}
+        return {name: row for name, row in rows.items() if _is_known(row, self._home)}
 
     @property
     def exams(self) -> tuple[str, ...]:
@@ -80,6 +81,11 @@ class PreparedSource:
         ]
 
 
-def _is_known(row: ManifestRow) -> bool:
-    """Whether it bleeds: told of the exam or its slices, or drawn."""
-    return row.findings[ANY] != UNKNOWN or bool(row.masks) or bool(row.slice_findings)
+def _is_known(row: ManifestRow, prepared: Path) -> bool:
+    """Whether it bleeds: told of the exam, drawn, or told of so many slices that nothing is left open.
+
+    Chronic blood (BHX) and slices without a label leave it open, where no other slice bleeds.
+    """
+    if row.findings[ANY] != UNKNOWN or row.masks:
+        return True
+    return bool(row.slice_findings) and bool(open_exam(prepared / row.exam).findings[ANY] != UNKNOWN)

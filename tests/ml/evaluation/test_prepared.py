@@ -22,9 +22,9 @@ NAMES = (
 )
 
 
-def prepare(kind: str, root: Path, out: Path) -> None:
+def prepare(kind: str, root: Path, out: Path, *, boxes: Path | None = None) -> None:
     """As `python -m ml prepare` does."""
-    prepare_exams(Preparation(kind, root, out, TINY_PREPROCESSING), lambda *_: lambda _: None)
+    prepare_exams(Preparation(kind, root, out, TINY_PREPROCESSING, boxes=boxes), lambda *_: lambda _: None)
 
 
 @pytest.fixture
@@ -58,6 +58,30 @@ def test_readable_exams_with_a_reference_standard_are_judged(lab: Path, tmp_path
     assert sum(counts.truth) == int(mask_of(head_volume()).sum())
     assert np.flatnonzero(counts.truth).tolist() == [5, 6]
     assert next(iter(source.read(["case"]))).findings[ANY] == 1
+
+
+def test_exams_that_are_left_open_are_not_judged(tmp_path: Path) -> None:
+    """Blood that is only chronic (BHX) tells neither way, nor do some slices without blood of an exam (RSNA)."""
+    folders = [tmp_path / "cq500" / f"CQ500CT{n} CQ500CT{n}" / "CT Plain" for n in (3, 12)]
+    for n, folder in zip((3, 12), folders, strict=True):
+        write_dicom(folder, series=f"1.2.{n}.1", study=f"1.2.{n}")
+    side = "{'x': 1.0, 'y': 2.0, 'width': 3.0, 'height': 4.0}"
+    boxes = [(f"1.2.{n}.1.4", f"1.2.{n}.1", side, word) for n, word in ((3, "Subdural"), (12, "Chronic"))]
+    write_csv(
+        tmp_path / "boxes" / "1_Initial_Manual_Labeling.csv",
+        ("SOPInstanceUID", "SeriesInstanceUID", "data", "labelName"),
+        boxes,
+    )
+    prepare("bhx", tmp_path / "cq500", tmp_path / "bhx", boxes=tmp_path / "boxes")
+    assert PreparedSource(tmp_path / "bhx", tmp_path / "cq500").exams == ("CQ500-CT-3",)
+    write_dicom(tmp_path / "rsna" / "stage_2_train", series="1.2.5.1", study="ID_5")
+    write_csv(tmp_path / "rsna" / "stage_2_train.csv", ("ID", "Label"), [("CT000003_any", 0)])
+    prepare("rsna", tmp_path / "rsna", tmp_path / "open")
+    nothing = PreparedSource(tmp_path / "open", tmp_path / "rsna")
+    origin = Origin("m", nothing.name, nothing.exams, "c", "python", "b 1", "0" * 64, 0.5)
+    with pytest.raises(EvaluationError, match="no exam of which it is known"):
+        evaluate(network(5.0), nothing, tmp_path / "records", origin=origin, progress=lambda _: None)
+    assert not (tmp_path / "records").exists()
 
 
 def test_a_part_of_a_split_is_judged_like_the_folder_that_it_was_taken_from(tmp_path: Path) -> None:
