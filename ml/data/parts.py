@@ -32,7 +32,7 @@ def make_parts(
     `drop_overlaps`: exams of a held-out folder that are also elsewhere are left out of it.
 
     Raises:
-        DataError: parts are not apart.
+        DataError: parts are not apart, or two exams of one part have one name.
     """
     clash = sorted(shares.keys() & hold_out.keys())
     if clash or not shares or min(shares.values()) <= 0:
@@ -46,6 +46,8 @@ def make_parts(
             exams = [exam for exam in exams if id(exam) not in lost]
         parts[name] = exams
     check_apart(parts)
+    for exams in parts.values():
+        _check_links(exams)
     empty = [name for name, exams in parts.items() if not exams]
     if empty:
         raise DataError(f"no exam is left for {', '.join(empty)}; give more exams, another --key or another share")
@@ -59,11 +61,28 @@ def write_parts(out: Path, parts: Mapping[str, Sequence[ExamShard]], *, key: str
     for name, exams in parts.items():
         (out / name).mkdir(parents=True, exist_ok=True)
         for exam in exams:
-            link = out / name / f"{exam.dataset}-{exam.exam}"
+            link = out / name / _link(exam)
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(exam.folder.resolve(), link.parent.resolve()))
     told = {name: [f"{exam.dataset}/{exam.exam}" for exam in exams] for name, exams in parts.items()}
     write_atomically(out / SPLIT, json.dumps({"key": key, "shares": dict(shares), "parts": told}, indent=1).encode())
+
+
+def _check_links(exams: Sequence[ExamShard]) -> None:
+    """Of two exams with one name the link of the second would take the place of the first."""
+    seen: dict[str, ExamShard] = {}
+    for exam in exams:
+        other = seen.setdefault(_link(exam), exam)
+        if other is not exam:
+            places = " and ".join(sorted(one.folder.resolve().parent.name for one in (exam, other)))
+            raise DataError(
+                f"{places} both have an exam {exam.dataset} {exam.exam}: rename the files of one of them and prepare "
+                "it again, or split each by itself"
+            )
+
+
+def _link(exam: ExamShard) -> str:
+    return f"{exam.dataset}-{exam.exam}"
 
 
 def _exams(folder: Path) -> list[ExamShard]:

@@ -62,6 +62,16 @@ def test_a_held_out_set_must_not_overlap(make_volume: MakeVolume, tmp_path: Path
         make_parts([seg], {"train": 1}, key="1", hold_out={"test": again})
 
 
+def test_two_exams_of_one_name_are_refused(make_volume: MakeVolume, tmp_path: Path) -> None:
+    """Two laboratories that both begin with 001: one link would hide the other exam."""
+    volume = make_volume()
+    labs = [write(tmp_path / lab, "folder", {"001": "p1"}, volume, first=n) for n, lab in enumerate(("here", "there"))]
+    with pytest.raises(DataError, match="here and there both have an exam folder 001"):
+        make_parts(labs, {"train": 1}, key="1", hold_out={})
+    other_set = write(tmp_path / "other", "bhsd", {"001": "p3"}, volume, first=9)
+    assert len(make_parts([labs[0], other_set], {"train": 1}, key="1", hold_out={})["train"]) == 2
+
+
 def test_parts_without_exams_or_names_are_refused(make_volume: MakeVolume, tmp_path: Path) -> None:
     """Rather than trained on."""
     folder = write(tmp_path / "one", "cq500", {"e": "p"}, make_volume(), first=0)
