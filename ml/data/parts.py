@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml.data.shards import ExamShard, open_folder
-from ml.data.splits import check_apart, find_overlaps, split
+from ml.data.splits import apart_from, check_apart, split
 from ml.errors import DataError
 from ml.files import write_atomically
 
@@ -29,7 +29,7 @@ def make_parts(
 ) -> dict[str, list[ExamShard]]:
     """The exams of all folders, split together, and beside them whole folders that are parts as they are.
 
-    `drop_overlaps`: exams of a held-out folder that are also elsewhere are left out of it.
+    `drop_overlaps`: exams of a held-out folder that are also in the others, by whatever links, are left out of it.
 
     Raises:
         DataError: parts are not apart, or two exams of one part have one name.
@@ -42,8 +42,7 @@ def make_parts(
     for name, folder in hold_out.items():
         exams = _exams(folder)
         if drop_overlaps:
-            lost = {id(exam) for exam, _, _ in find_overlaps(exams, pool)}
-            exams = [exam for exam in exams if id(exam) not in lost]
+            exams = apart_from(exams, pool)
         parts[name] = exams
     check_apart(parts)
     for exams in parts.values():

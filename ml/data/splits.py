@@ -93,6 +93,18 @@ def check_apart(parts: Mapping[str, Sequence[Splittable]]) -> None:
             )
 
 
+def apart_from(exams: Sequence[Exam], others: Sequence[Exam]) -> list[Exam]:
+    """Those of `exams` that may judge what learns from `others`.
+
+    The second exam of a patient goes with the first, of which the others have an image under another patient.
+    """
+    anchors = group([*others, *exams])
+    taken = set(anchors[: len(others)])
+    lost = {id(exam) for exam, _, _ in find_overlaps(exams, others)}
+    own = zip(exams, anchors[len(others) :], strict=True)
+    return [exam for exam, anchor in own if anchor not in taken and id(exam) not in lost]
+
+
 def find_overlaps(
     first: Iterable[Splittable], second: Sequence[Splittable]
 ) -> list[tuple[Splittable, Splittable, str]]:

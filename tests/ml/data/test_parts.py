@@ -62,6 +62,15 @@ def test_a_held_out_set_must_not_overlap(make_volume: MakeVolume, tmp_path: Path
         make_parts([seg], {"train": 1}, key="1", hold_out={"test": again})
 
 
+def test_what_is_dropped_takes_its_patient_with_it(make_volume: MakeVolume, tmp_path: Path) -> None:
+    """One image under two patients: they are one, and so is the second exam of either."""
+    volume = make_volume()
+    pool = write(tmp_path / "pool", "seg-cq500", {"a": "p1"}, volume, first=5)
+    held = write(tmp_path / "held", "cq500", {"b": "p2", "c": "p2", "d": "p3"}, volume, first=5)
+    parts = make_parts([pool], {"train": 1}, key="1", hold_out={"test": held}, drop_overlaps=True)
+    assert [one.exam for one in parts["test"]] == ["d"]
+
+
 def test_two_exams_of_one_name_are_refused(make_volume: MakeVolume, tmp_path: Path) -> None:
     """Two laboratories that both begin with 001: one link would hide the other exam."""
     volume = make_volume()
