@@ -2,7 +2,8 @@
 
 Exams belong together that are of one patient (within a collection: BHSD's patients are RSNA's) or that show one image
 (equal HU after orientation; RSNA 2019 has thousands of images under two patients). Groups go to parts by a keyed hash,
-so a split depends on nothing but its key, and an exam that comes later moves no other patient.
+so a split depends on nothing but its key, and an exam that comes later moves no other patient, unless it shows an
+image of theirs under a patient of its own: then the group may have another name, and with it another part.
 """
 
 from __future__ import annotations

@@ -58,6 +58,21 @@ def test_patients_with_one_image_in_common_stay_together() -> None:
         assert sum(any(one in part for one in linked) for part in parts.values()) == 1
 
 
+def test_an_exam_that_comes_later_moves_only_those_of_whom_it_shows_an_image() -> None:
+    """They must stay with it, and their group may be named after its patient."""
+    old = [*corpus(200), One("c1", "q1", ("link",))]
+    new = One("c0", "q0", ("link",))
+    moved = set[str]()
+    for key in "abcdefgh":
+        before, after = (
+            {one.exam: name for name, part in split(exams, SHARES, key=key).items() for one in part}
+            for exams in (old, [*old, new])
+        )
+        assert after["c0"] == after["c1"]
+        moved |= {one.exam for one in old if before[one.exam] != after[one.exam]}
+    assert moved == {"c1"}
+
+
 def test_a_chain_without_its_middle_falls_apart() -> None:
     """The comparison above can fail."""
     linked = [One(f"c{n}", f"q{n}", (f"link{n}", f"link{n + 1}")) for n in (0, 2)]
