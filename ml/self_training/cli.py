@@ -235,8 +235,8 @@ def make_run(
     """From options."""
     layers, preprocessing, recipe = KINDS[_one_of(network, tuple(KINDS))]
     if epochs is not None:
-        decay = recipe.decay_every_epochs * epochs // (recipe.epochs or epochs)
-        recipe = replace(recipe, epochs=epochs, decay_every_epochs=max(1, decay))
+        decay = recipe.decay_every_epochs * epochs / (recipe.epochs or epochs)
+        recipe = replace(recipe, epochs=epochs, decay_every_epochs=decay)
     if ema is not None:
         recipe = replace(recipe, average_decay=ema)
     if recipe.epochs is None and steps is None:

@@ -62,7 +62,7 @@ class Recipe:
     epochs: int | None
     """Passes over the labelled slices. None: the number of steps is given instead."""
     decay: Literal["step", "cosine"]
-    decay_every_epochs: int = 240
+    decay_every_epochs: float = 240
     """"step": the rate is multiplied by `decay_factor` after so many epochs, and again after as many more."""
     decay_factor: float = 0.1
     momentum: float = 0.9
@@ -90,7 +90,8 @@ class Recipe:
         if step < self.warm_up_steps:
             return self.learning_rate * (step + 1) / self.warm_up_steps
         if self.decay == "step":
-            passed = step // span.steps_per_epoch // self.decay_every_epochs
+            epoch = step * self.epochs / span.steps if self.epochs else step / span.steps_per_epoch
+            passed = epoch // self.decay_every_epochs
             return float(self.learning_rate * self.decay_factor**passed)
         done = (step - self.warm_up_steps) / max(1, span.steps - self.warm_up_steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

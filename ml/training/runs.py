@@ -46,7 +46,7 @@ class TrainingRun:
     def span(self, pools: Sequence[Pool]) -> Span:
         """How long it takes."""
         if self.steps is not None:
-            return Span(self.steps, max(1, self.steps // (self.recipe.epochs or self.steps)))
+            return Span(self.steps)
         return self.recipe.length(len(pools[0].slices()[0]), alone=len(pools) == 1)
 
 

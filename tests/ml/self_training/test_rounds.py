@@ -14,6 +14,7 @@ from ml.cli import app
 from ml.data.shards import ExamShard
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PAPER
+from ml.self_training.cli import make_run
 from ml.self_training.models import Model, SelfTraining, make_pools
 from ml.self_training.ranker import RankerConfig
 from ml.self_training.rounds import self_train
@@ -80,6 +81,16 @@ def test_exams_and_network_must_fit(run: TrainingRun, labelled: list[ExamShard])
     pools = make_pools(Model.BASELINE, labelled, [], None, SelfTraining())
     with pytest.raises(TrainingError, match="channels"):
         train_bundle(replace(run, network=PAPER), pools)
+
+
+@pytest.mark.parametrize("epochs", [1, 4, 7, 100])
+def test_other_numbers_of_epochs_keep_the_proportion_of_the_decay(epochs: int, tmp_path: Path) -> None:
+    """Two, at 0.4 and 0.8 of the training, as with 600 epochs."""
+    run = make_run(tmp_path, "n", "paper", Machine(), seed=0, epochs=epochs, steps=None, ema=None)
+    span = run.recipe.length(1600, alone=True)
+    rates = [run.recipe.rate(step, span) for step in range(span.steps)]
+    falls = [step for step in range(1, span.steps) if rates[step] < rates[step - 1]]
+    assert falls == [span.steps * 2 // 5, span.steps * 4 // 5]
 
 
 def test_the_commands_lead_from_exams_to_a_student(tmp_path: Path) -> None:

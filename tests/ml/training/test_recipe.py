@@ -1,10 +1,11 @@
 """What the paper states stays as it states it."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE
+from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Span
 
 
 def test_the_paper_recipe_is_the_paper() -> None:
@@ -24,6 +25,17 @@ def test_the_step_is_a_tenth_every_240_epochs() -> None:
     assert (span.steps, span.steps_per_epoch) == (600 * 60, 60)
     rates = [PAPER_RECIPE.rate(60 * epoch, span) for epoch in (0, 239, 240, 479, 480, 599)]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize("steps", [100, 1000, 1799, 6000])
+def test_a_training_of_so_many_steps_has_the_decays_of_the_epochs(steps: int) -> None:
+    """Two, after 240 and 480 sixhundredths, however few the steps are."""
+    span = Span(steps)
+    rates = [PAPER_RECIPE.rate(step, span) for step in range(steps)]
+    assert [step for step in range(1, steps) if rates[step] < rates[step - 1]] == [
+        math.ceil(steps * share) for share in (0.4, 0.8)
+    ]
+    assert rates[-1] == pytest.approx(1e-4)
 
 
 def test_an_epoch_is_one_pass_over_the_labelled_slices() -> None:
