@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ml.data.shards import ExamShard
+from ml.errors import DataError
 from ml.self_training.ranker import RankerConfig, rank
 from ml.self_training.scores import ScoreStore
 from ml.self_training.targets import PixelThresholds, PseudoLabels, soft_everywhere, soft_where_positive
@@ -45,7 +46,11 @@ def make_pools(
     store: ScoreStore | None,
     config: SelfTraining,
 ) -> list[Pool]:
-    """What a model is trained on. `store`: the teacher's scores of the corpus, where the model needs them."""
+    """What a model is trained on. `store`: the teacher's scores of the corpus, where the model needs them.
+
+    Raises:
+        DataError: there are no scores, or they are of other images than the corpus now has.
+    """
     pools = [Pool(labelled, LABELS)]
     if model is Model.BASELINE:
         return pools
@@ -53,8 +58,20 @@ def make_pools(
         return [*pools, Pool(corpus, ImageLabels(), whole=True)]
     if store is None:
         raise ValueError(f"{model} needs the teacher's scores")
+    _check_grid(corpus, store)
     if model is Model.STUDENT:
         rules = rank((exam.folder.name, store.slice_probs(exam.folder.name)) for exam in corpus).rules(config.ranker)
     else:
         rules = soft_everywhere(corpus) if model is Model.NO_RANKER else soft_where_positive(corpus)
     return [*pools, Pool(corpus, PseudoLabels(store, rules, config.thresholds))]
+
+
+def _check_grid(corpus: Sequence[ExamShard], store: ScoreStore) -> None:
+    """Pixels of another grid would be taken for those of the images, wherever they lie."""
+    grid = store.teacher().grid
+    other = [exam.exam for exam in corpus if exam.grid not in (None, grid)]
+    if other:
+        raise DataError(
+            f"{store.folder.name} has scores of images for another network ({grid}) than those of {len(other)} exams "
+            f"(exam {other[0]} is the first): let a teacher of this network score them, into another folder"
+        )

@@ -59,8 +59,13 @@ class ScoreStore:
 
     def teacher_digest(self) -> str:
         """Raises DataError where there are no scores."""
+        return self.teacher().digest
+
+    def teacher(self) -> Teacher:
+        """Raises DataError where there are no scores."""
         try:
-            return str(json.loads((self.folder / "teacher.json").read_text())["digest"])
+            facts = json.loads((self.folder / "teacher.json").read_text())
+            return Teacher(facts["digest"], Grid(**facts["grid"]))
         except FileNotFoundError as error:
             raise DataError(f"{self.folder.name} has no scores: run `python -m ml pseudo-label` first") from error
 

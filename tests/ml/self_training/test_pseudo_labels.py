@@ -1,5 +1,6 @@
 """Soft scores, kept once, become targets under any C and K."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,17 @@ def test_each_model_learns_from_what_section_2_3_says(store: ScoreStore, corpus:
     assert sum(one != {0} for exam in second(Model.STUDENT) for one in exam) == 2  # 10 % of 24
     with pytest.raises(ValueError, match="teacher's scores"):
         make_pools(Model.STUDENT, corpus, corpus, None, SelfTraining())
+
+
+def test_scores_of_other_images_are_refused(store: ScoreStore, corpus: list[ExamShard]) -> None:
+    """A corpus that was prepared anew for another network: its masks would lie elsewhere in the images."""
+    here = [replace(exam, grid=store.teacher().grid) for exam in corpus]
+    assert len(make_pools(Model.STUDENT, corpus, here, store, SelfTraining())) == 2
+    there = [replace(exam, grid=replace(store.teacher().grid, pixel_mm=1.0)) for exam in corpus]
+    for model in (Model.STUDENT, Model.NO_RANKER, Model.PIXEL_ORACLE):
+        with pytest.raises(DataError, match="another network"):
+            make_pools(model, corpus, there, store, SelfTraining())
+    assert len(make_pools(Model.SLICE_ORACLE, corpus, there, store, SelfTraining())) == 2
 
 
 def test_a_left_out_slice_is_never_drawn_and_ignore_reaches_the_batch(
