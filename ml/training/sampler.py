@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from ml.config import Preprocessing
 from ml.data.shards import TISSUE_HU, ExamShard
+from ml.errors import DataError
 from ml.training.augmentation import Augmentation, augment
 from ml.training.lures import Lure
 from ml.training.recipe import Sampling
@@ -72,7 +73,7 @@ class PatchBatches(Dataset[Step]):
     ) -> None:
         """`part` (r, n): the places r, r + n, ... of every batch, for process r of n.
 
-        Raises ValueError where the labelled pool lacks what the sampling asks for.
+        Raises DataError where a pool lacks what the sampling asks for.
         """
         self.config, self.sampling, self.augmentation = config, sampling, augmentation
         self.seed, self.steps, self.part = seed, steps, part
@@ -81,7 +82,7 @@ class PatchBatches(Dataset[Step]):
         self.drawers = [_Drawer(pool, number, sampling, seed) for number, pool in enumerate(pools)]
         first = self.drawers[0]
         if sampling.bleed_free is not None and not (first.bleeding and first.bleed_free):
-            raise ValueError("training needs exams with and without blood")
+            raise DataError("training needs exams with and without blood")
 
     @property
     def bleed_free(self) -> list[ExamShard]:
@@ -179,7 +180,7 @@ class _Drawer:
         self.positive = positive
         self.slices = pool.slices()
         if not len(self.slices[0]):
-            raise ValueError("there is no slice to learn from")
+            raise DataError("there is no slice to learn from: none of the exams has labels that this model uses")
         self._starts = np.searchsorted(self.slices[0], np.arange(len(pool.exams) + 1))
         used = np.flatnonzero(np.diff(self._starts)).tolist()
         kinds = (self.bleed_free, self.bleeding)

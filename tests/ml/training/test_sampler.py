@@ -1,12 +1,15 @@
 """Batches are what their seed, step and mix say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ml.data.shards import ExamShard
+from ml.errors import DataError
 from ml.inference.preprocessing import to_channels
-from ml.labels import IGNORE
+from ml.labels import IGNORE, unknown
 from ml.training.augmentation import Augmentation
 from ml.training.recipe import Sampling
 from ml.training.sampler import Batch, Choice, PatchBatches, to_images
@@ -123,8 +126,16 @@ def test_processes_share_one_batch(exams: list[ExamShard]) -> None:
 
 def test_training_needs_exams_of_both_kinds(exams: list[ExamShard]) -> None:
     """Said at the start, not by a crash at some step."""
-    with pytest.raises(ValueError, match="with and without"):
+    with pytest.raises(DataError, match="with and without"):
         batches(exams[::2])
+
+
+def test_a_pool_without_labels_is_refused(exams: list[ExamShard]) -> None:
+    """An oracle of slices on a corpus of which nothing is known."""
+    told = unknown(len(exams[0].neighbours))
+    corpus = [replace(exam, told_slices=told) for exam in exams]
+    with pytest.raises(DataError, match="no slice to learn from"):
+        draw([Pool(exams, LABELS), Pool(corpus, ImageLabels(), whole=True)], PAPER_LIKE)
 
 
 @pytest.mark.parametrize("size", [64, 72])
