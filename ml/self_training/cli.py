@@ -15,6 +15,7 @@ from ml.config import COMPACT_PREPROCESSING, PAPER_PREPROCESSING
 from ml.data.shards import ExamShard, open_folder
 from ml.device import choose_device, choose_loader_workers
 from ml.errors import DataError
+from ml.labels import LabelLevel
 from ml.networks.patchfcn import COMPACT, PAPER
 from ml.options import Engine
 from ml.progress import say, stages
@@ -84,11 +85,15 @@ def train(
     """Train one model of the paper. Stop and rerun at any moment; under torchrun on several GPUs."""
     machine = make_machine(device, precision, loader_workers, deterministic=deterministic, threads=threads)
     config = self_training(c_percent, ignore_band, k_positive, k_negative)
+    if model is not Model.BASELINE and not unlabelled:
+        raise typer.BadParameter(f"--model {model} needs --unlabelled")
+    if model.needs_scores and scores is None:
+        raise typer.BadParameter(f"--model {model} needs --scores, which `pseudo-label` writes")
     corpus = open_corpus(unlabelled or [])
     store = ScoreStore(scores) if scores else None
     if store is not None:
         store.teacher_digest()
-    pools = make_pools(model, open_corpus(labelled), corpus, store, config)
+    pools = make_pools(model, open_labelled(labelled), corpus, store, config)
     run = make_run(out, model, network, machine, seed=seed, epochs=epochs, steps=steps, ema=ema)
     with stages() as stage:
         bundle = train_shown(
@@ -172,7 +177,7 @@ def self_train_command(
     run = make_run(out, "semi-supervised", network, machine, seed=seed, epochs=epochs, steps=steps, ema=ema)
     given = load_bundle(teacher) if teacher is not None else None
     with stages() as stage:
-        student = self_train(run, open_corpus(labelled), open_corpus(unlabelled), config, stage, teacher=given)
+        student = self_train(run, open_labelled(labelled), open_corpus(unlabelled), config, stage, teacher=given)
     say(f"bundle {student.identity.name} {student.identity.digest} -> {out / f'round-{rounds}' / 'student' / BUNDLE}")
 
 
@@ -193,6 +198,20 @@ def open_corpus(folders: Sequence[Path]) -> list[ExamShard]:
             raise DataError(f"{folder.name} has no prepared exams: run `python -m ml prepare` first")
         exams += found
     return exams
+
+
+def open_labelled(folders: Sequence[Path]) -> list[ExamShard]:
+    """Those of them with labels of pixels: BHSD and INSTANCE have both kinds in one folder.
+
+    Raises DataError where there is none.
+    """
+    exams = open_corpus(folders)
+    kept = [exam for exam in exams if exam.level is LabelLevel.PIXEL]
+    if not kept:
+        raise DataError(f"none of the {len(exams)} exams of --labelled has labels of its pixels")
+    if len(kept) < len(exams):
+        say(f"{len(exams) - len(kept)} of {len(exams)} exams of --labelled have no labels of their pixels: left out")
+    return kept
 
 
 def self_training(c_percent: float, ignore_band: float, k_positive: float, k_negative: float) -> SelfTraining:

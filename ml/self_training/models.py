@@ -28,6 +28,11 @@ class Model(StrEnum):
     PIXEL_ORACLE = "pixel-oracle"
     """Labelled exams, and the teacher's pixels where the reference label of the image is positive, 0 elsewhere."""
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether a teacher has to look at the corpus first."""
+        return self in (Model.STUDENT, Model.NO_RANKER, Model.PIXEL_ORACLE)
+
 
 @dataclass(frozen=True)
 class SelfTraining:

@@ -1,6 +1,7 @@
 """Teacher, pseudo-labels, ranking, student, by files; and the commands for it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from ml.bundle import load_bundle
 from ml.cli import app
 from ml.data.shards import ExamShard
-from ml.errors import TrainingError
+from ml.errors import DataError, TrainingError
 from ml.networks.patchfcn import PAPER
 from ml.self_training.cli import make_run
 from ml.self_training.models import Model, SelfTraining, make_pools
@@ -117,6 +118,36 @@ def test_the_commands_lead_from_exams_to_a_student(tmp_path: Path) -> None:
     assert list((teacher / "tensorboard").iterdir())
     refused = CliRunner().invoke(app, ["train", "--labelled", str(tmp_path), "--out", str(student)])
     assert "no prepared exams" in str(refused.exception)
+
+
+def test_exams_without_labels_of_pixels_are_not_among_the_labelled(tmp_path: Path) -> None:
+    """BHSD and INSTANCE lie with their unlabelled exams in one folder; a set without masks is refused."""
+    for seed in range(3):
+        write_exam(tmp_path / "a", seed, bleeding=seed == 0, size=256, slices=3)
+    facts = tmp_path / "a" / "000002" / "exam.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"level": "none", "hemorrhage_ml": None}))
+    arguments = ["--network", "compact", "--steps", "1", "--loader-workers", "0", "--device", "cpu"]
+    arguments += ["--labelled", str(tmp_path / "a"), "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, ["train", *arguments])
+    assert done.exit_code == 0, done.exception
+    assert "1 of 3 exams of --labelled have no labels of their pixels" in done.output
+    for seed in range(2):
+        shutil.rmtree(tmp_path / "a" / f"{seed:06}")
+    refused = CliRunner().invoke(app, ["train", *arguments])
+    assert isinstance(refused.exception, DataError)
+    assert "none of the 1 exams" in str(refused.exception)
+
+
+@pytest.mark.parametrize(("model", "missing"), [("slice-oracle", "--unlabelled"), ("student", "--scores")])
+def test_what_a_model_needs_is_asked_for(model: str, missing: str, labelled: list[ExamShard]) -> None:
+    """As an option that is missing, before anything is read."""
+    folder = str(labelled[0].folder.parent)
+    corpus = [] if missing == "--unlabelled" else ["--unlabelled", folder]
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(
+        app, ["train", "--model", model, "--labelled", folder, "--out", folder, *corpus]
+    )
+    assert done.exit_code == 2
+    assert f"--model {model} needs {missing}" in done.output
 
 
 def test_two_processes_self_train_as_one(tmp_path: Path) -> None:
