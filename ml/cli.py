@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import replace
@@ -23,7 +24,7 @@ from ml.errors import EvaluationError, MlError, UnreadableStudy
 from ml.evaluation.judging import evaluate, make_origin
 from ml.evaluation.metrics import auc
 from ml.evaluation.prepared import PUBLISHED, PreparedSource
-from ml.evaluation.records import Origin, write_published
+from ml.evaluation.records import SAFE_NAME, Origin, write_published
 from ml.evaluation.sources import ExamSource, PhantomSource
 from ml.inference.answer_files import write_answer
 from ml.inference.predictor import Predictor
@@ -197,20 +198,33 @@ def split_exams(
     key: Annotated[str, typer.Option(help="Another key gives another split; the same key always the same.")] = "1",
 ) -> None:
     """Split prepared exams by patient, by equal images and by collection; overlaps are refused by name."""
-    shares = {name: float(share) for name, share in _pairs(part)}
-    held = {name: Path(folder) for name, folder in _pairs(hold_out or [])}
+    shares = {name: _share(share) for name, share in _pairs(part).items()}
+    held = {name: Path(folder) for name, folder in _pairs(hold_out or []).items()}
     parts = make_parts(folders, shares, key=key, hold_out=held, drop_overlaps=drop_overlaps)
     write_parts(out, parts, key=key, shares=shares)
     for name, exams in parts.items():
         print(f"{name}: {len(exams)} exams -> {out / name}")
 
 
-def _pairs(options: list[str]) -> list[tuple[str, str]]:
-    """NAME=VALUE, each."""
+def _pairs(options: list[str]) -> dict[str, str]:
+    """NAME=VALUE, each; names are those of folders."""
     pairs = [option.partition("=") for option in options]
-    if any(not name or not value for name, _, value in pairs):
-        raise typer.BadParameter("NAME=VALUE is expected")
-    return [(name, value) for name, _, value in pairs]
+    names = [name for name, _, _ in pairs]
+    if not all(value and SAFE_NAME.fullmatch(name) for name, _, value in pairs):
+        raise typer.BadParameter("NAME=VALUE is expected, with a name that a folder can have")
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(f"each name once, not {', '.join(names)}")
+    return {name: value for name, _, value in pairs}
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < math.inf:
+        raise typer.BadParameter(f"a share is a number above 0, as in train=80; not {text}")
+    return share
 
 
 @app.command("measure")

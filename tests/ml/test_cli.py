@@ -151,6 +151,17 @@ def test_prepare_says_what_it_took_and_exits_with_3_for_damage(
     assert run(monkeypatch, "prepare", "rsnb", str(root), "--out", str(out)) == 2
 
 
+@pytest.mark.parametrize("parts", [["train=80%"], ["train=nan"], ["train=0"], ["a=1", "a=2"], ["../a=1"], ["train"]])
+def test_parts_that_make_no_sense_are_refused(
+    parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As options, and nothing is written; a name that is given twice would take the first one's share."""
+    options = [word for part in parts for word in ("--part", part)]
+    assert run(monkeypatch, "split", str(tmp_path), "--out", str(tmp_path / "parts"), *options) == 2
+    assert "Invalid value" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_no_study_trains_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
