@@ -41,19 +41,23 @@ class DelongTest:
 
 
 def delong_auc(scores: Scores, positive: Flags) -> DelongAuc:
-    """Of one model; NaN with one class. The interval is none where every positive outranks every negative."""
+    """Of one model; NaN where a class has fewer than two exams.
+
+    The interval is none where every positive outranks every negative.
+    """
     areas, covariance = _covariance([scores], positive)
     error = float(np.sqrt(covariance[0, 0]))
     half = float(stats.norm.ppf(0.975)) * error
     area = float(areas[0])
-    return DelongAuc(area, error, max(0.0, area - half), min(1.0, area + half))
+    low, high = np.clip([area - half, area + half], 0, 1)  # a NaN stays one
+    return DelongAuc(area, error, float(low), float(high))
 
 
 def delong_test(one: Scores, other: Scores, positive: Flags) -> DelongTest:
     """Is the AUC of `one` another than that of `other`? The difference is `one` minus `other`."""
     areas, covariance = _covariance([one, other], positive)
     difference = float(areas[0] - areas[1])
-    error = float(np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
+    error = float(np.sqrt(np.maximum(0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
     z = difference / error if error > 0 else (0.0 if difference == 0 else float("nan"))
     half = float(stats.norm.ppf(0.975)) * error
     return DelongTest(difference, error, z, float(2 * stats.norm.sf(abs(z))), difference - half, difference + half)

@@ -174,7 +174,10 @@ def test_delong_without_spread_or_class() -> None:
     better, _, positive = two_models(4)
     same = delong_test(better, better, positive)
     assert (same.difference, same.z, same.p) == (0, 0, 1)
-    assert math.isnan(delong_auc(better, np.ones(120, dtype=bool)).auc)
+    for flags in (np.ones(120, dtype=bool), np.arange(120) == 7):
+        nothing = delong_auc(better, flags)
+        assert np.isnan([nothing.auc, nothing.standard_error, nothing.low, nothing.high]).all()
+        assert np.isnan([getattr(delong_test(better, better, flags), name) for name in ("standard_error", "z")]).all()
     perfect = delong_auc(positive * 1.0, positive)
     assert (perfect.auc, perfect.low, perfect.high) == (1, 1, 1)
 
