@@ -72,5 +72,7 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 
 def _may_be_dicom(path: Path) -> bool:
-    """By name or by content."""
-    return path.name != "DICOMDIR" and (path.suffix.lower() == ".dcm" or begins_like_dicom(path))
+    """By name or by content. A name that begins with a dot is no slice's: macOS leaves "._1.dcm" beside 1.dcm."""
+    if path.name == "DICOMDIR" or path.name.startswith("."):
+        return False
+    return path.suffix.lower() == ".dcm" or begins_like_dicom(path)

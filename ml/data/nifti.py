@@ -113,5 +113,5 @@ def stem(path: Path) -> str:
 
 
 def is_nifti(path: Path) -> bool:
-    """By its name."""
-    return path.name.lower().endswith(ENDINGS)
+    """By its name. A name that begins with a dot is that of something else: macOS leaves "._049.nii" beside 049.nii."""
+    return path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")

@@ -91,7 +91,7 @@ def studies_of(root: Path, options: Options, catalogue: Catalogue) -> dict[int, 
     folders = {path: int(match.group(1)) for path in _folders(root) if (match := FOLDER.fullmatch(path.name))}
     if not folders:
         raise DataError(f"{root} has no folder like 'CQ500CT0 CQ500CT0': unpack the zip files there (docs/data.md)")
-    paths = (path for folder in folders for path in sorted(folder.rglob("*.dcm")))
+    paths = (path for folder in folders for path in sorted(folder.rglob("[!.]*.dcm")))
     groups: dict[tuple[int, Path, str], list[ImageFacts]] = {}
     for facts in scan(paths, workers=options.workers, progress=options.progress):
         folder = next(parent for parent in facts.path.parents if parent in folders)

@@ -103,7 +103,8 @@ def _images(root: Path) -> Iterator[Path]:
     for folder in (TRAIN, TEST):
         if (root / folder).is_dir():
             with os.scandir(root / folder) as entries:
-                yield from (root / folder / entry.name for entry in entries if entry.name.endswith(".dcm"))
+                names = (entry.name for entry in entries)
+                yield from (root / folder / name for name in names if name.endswith(".dcm") and name[0] != ".")
 
 
 def _exam(root: Path, name: str, study: _Study, labels: dict[str, int]) -> ExamSource:

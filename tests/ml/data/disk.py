@@ -89,6 +89,12 @@ def mask_of(volume: Volume, code: int = 1, slices: Iterable[int] = (5, 6)) -> np
     return mask
 
 
+def write_apple_doubles(root: Path) -> None:
+    """What macOS leaves beside every file on a drive that is not its own: "._049.nii" beside 049.nii."""
+    for path in [one for one in root.rglob("*") if one.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(bytes.fromhex("00051607") + bytes(200))
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     """A table."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from ml.data.dicom_folder import find_series
 from ml.data.series import read_volume
 from ml.errors import UnreadableStudy
-from tests.ml.data.disk import Change, write_dicom
+from tests.ml.data.disk import Change, write_apple_doubles, write_dicom
 
 
 def described(text: str, **facts: object) -> Change:
@@ -55,6 +55,7 @@ def test_the_only_series_is_taken_as_it_is(tmp_path: Path) -> None:
     write_dicom(tmp_path / "series", series="1.2.3", change=described("HEAD BONE"))
     (tmp_path / "LICENSE").write_text("beside the images")
     (tmp_path / "DICOMDIR").write_bytes(b"an index")
+    write_apple_doubles(tmp_path)
     found = find_series(tmp_path)
     assert (found.series_instance_uid, found.left_out) == ("1.2.3", ())
 

@@ -12,7 +12,7 @@ from ml.data.readers.cq500 import read_majority
 from ml.data.sources import Box
 from ml.errors import DataError
 from ml.labels import BLEED, FINDINGS
-from tests.ml.data.disk import head_volume, mask_of, write_csv, write_dicom, write_nifti
+from tests.ml.data.disk import head_volume, mask_of, write_apple_doubles, write_csv, write_dicom, write_nifti
 
 ASPECTS = (
     *("ICH", "IPH", "IVH", "SDH", "EDH", "SAH", "BleedLocation-Left", "BleedLocation-Right", "ChronicBleed"),
@@ -104,6 +104,13 @@ def test_one_series_stands_for_an_exam_and_the_report_says_why(cq500: Path) -> N
         ("CQ500-CT-336", ""): "NO_SERIES",
         ("CQ500-CT-490", ""): "NO_IMAGES",
     }
+
+
+def test_files_that_macos_leaves_are_no_damage(cq500: Path) -> None:
+    """They are not on the list of files to be downloaded again."""
+    before = READERS["cq500"](cq500, Options())
+    write_apple_doubles(cq500)
+    assert READERS["cq500"](cq500, Options()) == before
 
 
 def test_a_study_without_reads_has_no_labels(cq500: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from ml.data.readers import READERS, Options
 from ml.data.series import read_volume
 from ml.labels import BLEED, Subtype
-from tests.ml.data.disk import head_volume, mask_of, write_csv, write_dicom, write_nifti
+from tests.ml.data.disk import head_volume, mask_of, write_apple_doubles, write_csv, write_dicom, write_nifti
 from tests.ml.data.test_masks import whole, write_seg
 
 
@@ -56,6 +56,19 @@ def test_the_series_that_masks_were_drawn_on_stands_for_the_study(tmp_path: Path
     assert [(row.what, row.code) for row in catalogue.left_out] == [("1.2.1.1", "NOT_CHOSEN")]
     write_nifti(tmp_path / "masks" / "1.2.77.nii", mask_of(volume), volume.geometry)
     assert len(READERS["folder"](tmp_path, Options()).left_out) == 1
+
+
+def test_files_that_macos_leaves_are_no_masks(tmp_path: Path) -> None:
+    """Neither beside a series, whose exam would be lost, nor among NIfTI exams."""
+    volume = head_volume()
+    write_dicom(tmp_path / "p1", series="1.2.1.1", study="1.2.1")
+    write_nifti(tmp_path / "p1" / "mask.nii.gz", mask_of(volume), volume.geometry)
+    write_nifti(tmp_path / "images" / "case.nii.gz", volume.hu, volume.geometry)
+    write_nifti(tmp_path / "masks" / "case.nii.gz", mask_of(volume), volume.geometry)
+    write_apple_doubles(tmp_path)
+    catalogue = READERS["folder"](tmp_path, Options())
+    assert [exam.load(tmp_path).level for exam in catalogue.exams] == ["pixel", "pixel"]
+    assert catalogue.left_out == []
 
 
 def test_nifti_exams_lie_under_images_and_masks(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from ml.data.readers import READERS, Options
 from ml.data.readers.rsna import patient
 from ml.errors import DataError
 from ml.labels import BLEED, Subtype
-from tests.ml.data.disk import head_volume, mask_of, write_csv, write_nifti
+from tests.ml.data.disk import head_volume, mask_of, write_apple_doubles, write_csv, write_nifti
 
 DIAGNOSES = (
     *("PatientNumber", "SliceNumber", "Intraventricular", "Intraparenchymal", "Subarachnoid", "Epidural", "Subdural"),
@@ -48,6 +48,14 @@ def test_ct_ich_has_masks_and_subtypes_by_slice(ct_ich: Path) -> None:
         assert exam.slice_findings[5].tolist() == [1, 0, 0, 0, 0, 1]
         assert exam.slice_findings[0].tolist() == [0] * 6
         assert set(np.unique(exam.pixels)) == {0, BLEED}
+
+
+def test_files_that_macos_leaves_are_no_scans(ct_ich: Path) -> None:
+    """Their names have no number."""
+    write_apple_doubles(ct_ich)
+    catalogue = READERS["ct-ich"](ct_ich, Options())
+    assert [exam.exam for exam in catalogue.exams] == ["049", "130"]
+    assert catalogue.left_out == []
 
 
 def test_ct_ich_scans_without_a_mask_keep_the_labels_of_their_slices(ct_ich: Path) -> None:

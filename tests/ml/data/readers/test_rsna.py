@@ -13,7 +13,7 @@ from ml.data.readers.rsna import read_labels, unpack
 from ml.errors import DataError
 from ml.labels import FINDINGS, LabelLevel
 from tests.ml.data.conftest import head_hu
-from tests.ml.data.disk import write_csv, write_dicom
+from tests.ml.data.disk import write_apple_doubles, write_csv, write_dicom
 
 WORDS = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
 GONE = ("SliceThickness", "InstanceNumber", "SOPClassUID", "FrameOfReferenceUID", "BodyPartExamined")
@@ -100,6 +100,12 @@ def test_the_truncated_file_costs_one_image(rsna: Path) -> None:
     assert name == f"stage_2_train/{path.name}"
     assert reason.startswith("PIXELS_UNDECODABLE")
     assert np.flatnonzero(exam.slice_findings[:, 0] == 1).tolist() == [4, 5]
+
+
+def test_files_that_macos_leaves_are_no_damage(rsna: Path) -> None:
+    """They are not on the list of files to be downloaded again."""
+    write_apple_doubles(rsna)
+    assert READERS["rsna"](rsna, Options()).left_out == []
 
 
 def test_files_that_are_no_images_are_named(rsna: Path) -> None:
