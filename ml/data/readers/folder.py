@@ -30,6 +30,8 @@ from ml.errors import DataError
 from ml.labels import FINDINGS, UNKNOWN
 
 FAMILY = "folder"
+LABELS = "labels.csv"
+TOLD = {"": UNKNOWN, "0": 0, "0.0": 0, "1": 1, "1.0": 1}
 OTHER_FILES = (".csv", ".txt", ".md", ".json", ".png", ".jpg", ".pdf", ".xml", ".html")
 
 
@@ -57,7 +59,9 @@ def read_folder(root: Path, options: Options) -> Catalogue:
             f"{root} holds no head CT that could be an exam; {len(catalogue.left_out)} things were left out"
         )
     told = _labels(root)
-    catalogue.exams = [replace(one, findings=told.get(one.exam, one.findings)) for one in catalogue.exams]
+    catalogue.exams = [replace(one, findings=told.pop(one.exam, one.findings)) for one in catalogue.exams]
+    reason = "no exam has this Study Instance UID or file name"
+    catalogue.left_out += [LeftOut(name, LABELS, "NO_IMAGES", reason) for name in sorted(told)]
     return catalogue
 
 
@@ -146,11 +150,22 @@ def _nifti_exams(root: Path, catalogue: Catalogue) -> list[ExamSource]:
 
 
 def _labels(root: Path) -> dict[str, Findings]:
-    """By exam, from labels.csv; empty without it."""
-    table = root / "labels.csv"
+    """By exam, from labels.csv; empty without it. Raises DataError for a value that tells nothing."""
+    table = root / LABELS
     if not table.is_file():
         return {}
-    return {
-        exam_name(row["exam"]): tuple(int(row[name]) if row.get(name) in ("0", "1") else UNKNOWN for name in FINDINGS)
-        for row in read_table(table, needs=["exam"])
-    }
+    told: dict[str, Findings] = {}
+    for row in read_table(table, needs=["exam"]):
+        if not row.keys() & set(FINDINGS):
+            raise DataError(f"{LABELS} has none of the columns {', '.join(FINDINGS)}; it has {', '.join(row)}")
+        file = Path(row["exam"])
+        name = exam_name(base_name(file) if is_nifti(file) else row["exam"])
+        told[name] = tuple(_finding(row.get(finding, ""), name) for finding in FINDINGS)
+    return told
+
+
+def _finding(text: str, exam: str) -> int:
+    """Programs that know no empty whole numbers write 1.0 for 1."""
+    if text not in TOLD:
+        raise DataError(f"{LABELS} tells {text!r} of exam {exam}; 0, 1 or nothing is expected")
+    return TOLD[text]

@@ -34,8 +34,15 @@ def read_table(path: Path, *, needs: Iterable[str]) -> Iterator[dict[str, str]]:
     """The rows of a CSV file that are not empty, values and column names without blanks around them.
 
     Raises:
-        DataError: a column that is needed is missing.
+        DataError: a column that is needed is missing, or it is no text in UTF-8.
     """
+    try:
+        yield from _read_rows(path, tuple(needs))
+    except UnicodeDecodeError as error:
+        raise DataError(f'{path.name} is not in UTF-8: save it as "CSV UTF-8"') from error
+
+
+def _read_rows(path: Path, needs: tuple[str, ...]) -> Iterator[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         names = [name.strip() for name in reader.fieldnames or ()]

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ml.data.readers import READERS, Options
 from ml.data.series import read_volume
+from ml.errors import DataError
 from ml.labels import BLEED, Subtype
 from tests.ml.data.disk import head_volume, mask_of, write_apple_doubles, write_csv, write_dicom, write_nifti
 from tests.ml.data.test_masks import whole, write_seg
@@ -56,6 +58,34 @@ def test_the_series_that_masks_were_drawn_on_stands_for_the_study(tmp_path: Path
     assert [(row.what, row.code) for row in catalogue.left_out] == [("1.2.1.1", "NOT_CHOSEN")]
     write_nifti(tmp_path / "masks" / "1.2.77.nii", mask_of(volume), volume.geometry)
     assert len(READERS["folder"](tmp_path, Options()).left_out) == 1
+
+
+def test_a_table_of_labels_is_read_as_people_write_it(tmp_path: Path) -> None:
+    """By file name, and with decimals; a row that belongs to no exam is told of."""
+    volume = head_volume()
+    write_nifti(tmp_path / "imagesTr" / "case7_0000.nii.gz", volume.hu, volume.geometry)
+    rows = [("case7_0000.nii.gz", "1.0", "", "0.0"), ("case8", "0", "0", "0")]
+    write_csv(tmp_path / "labels.csv", ("exam", "any", "EDH", "SDH"), rows)
+    catalogue = READERS["folder"](tmp_path, Options())
+    assert [exam.findings for exam in catalogue.exams] == [(1, -1, -1, -1, -1, 0)]
+    assert [(row.exam, row.what, row.code) for row in catalogue.left_out] == [("case8", "labels.csv", "NO_IMAGES")]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"exam,any\ncase7,yes\n", "tells 'yes' of exam case7"),
+        (b"exam,ICH\ncase7,1\n", "none of the columns any, EDH"),
+        ("exam,any\nMüller,1\n".encode("cp1252"), "is not in UTF-8"),
+        ("exam,any\ncase7,1\n".encode("utf-16"), "is not in UTF-8"),
+    ],
+)
+def test_a_table_that_tells_nothing_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
+    """Its exams would pass for such of which nothing is known."""
+    write_nifti(tmp_path / "images" / "case7.nii.gz", head_volume().hu, head_volume().geometry)
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(DataError, match=why):
+        READERS["folder"](tmp_path, Options())
 
 
 def test_files_that_macos_leaves_are_no_masks(tmp_path: Path) -> None:
