@@ -73,7 +73,7 @@ def read_labels(table: Path, catalogue: Catalogue) -> dict[str, int]:
                 continue
             image, _, finding = row[0].rpartition("_")
             place = PLACES.get(finding)
-            if place is None or row[1] not in ("0", "1"):
+            if place is None or row[1:] not in (["0"], ["1"]):
                 raise DataError(f"{table.name} has a row that is no label: {','.join(row)}")
             told, known = labels.get(image, 0), 1 << place
             value = (row[1] == "1") << (place + len(FINDINGS))

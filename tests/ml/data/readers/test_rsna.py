@@ -131,6 +131,15 @@ def test_duplicated_rows_are_one_and_contradictions_are_unknown(tmp_path: Path) 
         read_labels(table, catalogue)
 
 
+@pytest.mark.parametrize("row", ["ID_000000001_any", "ID_000000001_any,", "ID_000000001_a", "ID_000000001_any,1,0"])
+def test_a_table_that_breaks_off_is_refused(row: str, tmp_path: Path) -> None:
+    """Half a download: the images after it would pass for unlabelled ones."""
+    table = tmp_path / "stage_2_train.csv"
+    table.write_text(f"ID,Label\nID_000000000_any,0\n{row}")
+    with pytest.raises(DataError, match="a row that is no label"):
+        read_labels(table, Catalogue("rsna"))
+
+
 def test_images_of_the_table_without_a_file_are_counted(rsna: Path) -> None:
     """A download that was stopped."""
     (rsna / "stage_2_train" / f"{image_id(2, 0)}.dcm").unlink()
