@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue, LeftOut
-from ml.data.readers.layout import Options, base_name, find, leave_out_orphans, nifti_files, read_table
+from ml.data.readers.layout import Options, exam_name, find, leave_out_orphans, nifti_files, read_table
 from ml.data.sources import ExamSource, Findings, MaskFile
 from ml.errors import DataError
 from ml.labels import FINDINGS
@@ -42,16 +42,21 @@ def read_ct_ich(root: Path, options: Options) -> Catalogue:  # noqa: ARG001 (the
     for name in sorted(images):
         if name not in masks:
             what = images[name].relative_to(root).as_posix()
-            catalogue.left_out.append(LeftOut(name, what, "NO_MASK", "kept with the labels of its slices only"))
+            reason = "kept with the labels of its slices only"
+            catalogue.left_out.append(LeftOut(exam_name(name), what, "NO_MASK", reason))
+        number = int(name) if name.isdecimal() else None
+        if number not in told:
+            what = images[name].relative_to(root).as_posix()
+            catalogue.left_out.append(LeftOut(exam_name(name), what, "NO_READS", "no rows: kept with its mask only"))
         catalogue.exams.append(
             ExamSource(
                 dataset="ct-ich",
-                exam=name,
+                exam=exam_name(name),
                 patient=patient_key("ct-ich", name),
                 family="ct-ich",
                 images=(images[name].relative_to(root),),
                 masks=(MaskFile(masks[name].relative_to(root)),) if name in masks else (),
-                slice_findings=told.get(int(base_name(images[name])), {}),
+                slice_findings={} if number is None else told.get(number, {}),
             )
         )
     leave_out_orphans(catalogue, root, images, masks)

@@ -66,6 +66,18 @@ def test_ct_ich_scans_without_a_mask_keep_the_labels_of_their_slices(ct_ich: Pat
     assert catalogue.exams[1].load(ct_ich).level == "slice"
 
 
+def test_ct_ich_scans_without_rows_keep_their_mask(ct_ich: Path) -> None:
+    """A copy whose name is no patient's number, and a patient whom the table does not know."""
+    for old, new in (("049", "049 (1)"), ("130", "131")):
+        for folder in ("ct_scans", "masks"):
+            (ct_ich / folder / f"{old}.nii").rename(ct_ich / folder / f"{new}.nii")
+    catalogue = READERS["ct-ich"](ct_ich, Options())
+    copy, other = catalogue.exams
+    assert [(row.exam, row.code) for row in catalogue.left_out] == [(copy.exam, "NO_READS"), ("131", "NO_READS")]
+    assert " " not in copy.exam
+    assert [exam.load(ct_ich).level for exam in (copy, other)] == ["pixel", "pixel"]
+
+
 @pytest.mark.parametrize(("images", "masks"), [("images", "ground truths"), ("imagesTr", "labelsTr")])
 def test_bhsd_has_five_subtypes_and_the_patients_of_rsna(tmp_path: Path, images: str, masks: str) -> None:
     """1 EDH ... 5 SDH; ID_<patient>_<study> in the names. The labelled part lies in a folder called label_192."""
