@@ -131,6 +131,17 @@ def write_ranking(folder: Path, ranking: Ranking, config: RankerConfig, *, teach
     write_atomically(folder / "ranking.json", (json.dumps(facts, indent=1) + "\n").encode())
 
 
+def check_ranking(folder: Path, config: RankerConfig) -> None:
+    """Raise DataError where a corpus was ranked by another rule: its student is of that one."""
+    path = folder / "ranking.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if any(before.get(name, value) != value for name, value in asdict(config).items()):
+        raise DataError(
+            f"{folder} was ranked with C = {before['positive_percent']:g} and a band of "
+            f"{before['ignore_band_percent']:g} percent: give another C a run of its own, or remove that folder"
+        )
+
+
 def read_ranking(folder: Path) -> Ranking:
     """What `write_ranking` wrote. Raises DataError where there is none."""
     try:

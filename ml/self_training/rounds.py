@@ -18,7 +18,7 @@ from ml.inference.engines import EngineName
 from ml.progress import Stage
 from ml.self_training.labelling import score_corpus
 from ml.self_training.models import Model, SelfTraining, make_pools
-from ml.self_training.ranker import rank, write_ranking
+from ml.self_training.ranker import check_ranking, rank, write_ranking
 from ml.self_training.scores import ScoreStore
 from ml.training.distribution import process_group, share
 from ml.training.distribution import rank as process_rank
@@ -63,7 +63,12 @@ def label(
     device: str = "cpu",
     engine: EngineName = "auto",
 ) -> ScoreStore:
-    """The teacher's scores in `<folder>/scores`, and the ranking beside them."""
+    """The teacher's scores in `<folder>/scores`, and the ranking beside them.
+
+    Raises:
+        DataError: the ranking that is there has another C, or another teacher's scores are.
+    """
+    check_ranking(folder, config.ranker)
     store = ScoreStore(folder / "scores")
     tell = stage("pseudo-labels", len(share(corpus)))
     score_corpus(teacher, corpus, store, device=device, engine=engine, progress=tell)

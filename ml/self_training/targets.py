@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from types import MappingProxyType
 
 import numpy as np
@@ -37,6 +38,15 @@ class PseudoLabels:
     store: ScoreStore
     rules: Rules
     thresholds: PixelThresholds
+
+    @property
+    def name(self) -> str:
+        """See Targets: by teacher, K, and the rules of all slices."""
+        rules = blake2b(digest_size=8)
+        for exam, rule in self.rules.items():
+            rules.update(exam.encode() + rule.tobytes())
+        k = f"{self.thresholds.positive:g} to {self.thresholds.negative:g}"
+        return f"pseudo-labels of {self.store.teacher_digest()[:16]} at {k} under {rules.hexdigest()}"
 
     def pixels(self, exam: ExamShard, index: int) -> U8Array:
         """See Targets."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from ml.bundle import Bundle, BundleConfig, load_bundle, write_bundle
 from ml.config import Preprocessing, Provenance
 from ml.data.shards import Grid
 from ml.errors import TrainingError
+from ml.files import write_atomically
 from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
 from ml.provenance import present_command, present_commit
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT
@@ -23,6 +26,8 @@ from ml.training.targets import Pool
 
 BUNDLE = "trained"
 """Folder of the bundle within a run's folder. It is not calibrated."""
+RUN = "run.json"
+"""In a run's folder: everything that decides what is learned there."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,11 @@ def train_bundle(
     Under torchrun every process calls this; the first one writes.
 
     Raises:
-        TrainingError: see `ml.training.loop.train`; or the data are on another grid than the network's.
+        TrainingError: see `ml.training.loop.train`; or the data are on another grid than the network's, or the folder
+            has a run that learns something else.
     """
+    facts = _facts(run, pools, start)
+    _check_same(run.out, facts)
     if (run.out / BUNDLE / "bundle.json").is_file():
         return load_bundle(run.out / BUNDLE)
     _check(run, pools)
@@ -72,6 +80,9 @@ def train_bundle(
     if start is not None:
         network.load_state_dict(start.weights)
     with process_group(run.machine.device) as device:
+        if rank() == 0:
+            run.out.mkdir(parents=True, exist_ok=True)
+            write_atomically(run.out / RUN, json.dumps(facts, indent=1).encode())
         machine = replace(run.machine, device=device)
         span = run.span(pools)
         batches = PatchBatches(
@@ -89,6 +100,40 @@ def train_bundle(
             _write(run, weights, span.steps)
         wait_for_all()
     return load_bundle(run.out / BUNDLE)
+
+
+def _facts(run: TrainingRun, pools: Sequence[Pool], start: Bundle | None) -> dict[str, Any]:
+    """What RUN holds. A machine changes nothing that is learned."""
+    return {
+        "recipe": asdict(run.recipe),
+        "network": asdict(run.network),
+        "preprocessing": asdict(run.preprocessing),
+        "seed": run.seed,
+        "steps": run.span(pools).steps,
+        "start": start.identity.digest if start is not None else "",
+        "pools": [pool.name for pool in pools],
+    }
+
+
+def _check_same(out: Path, facts: dict[str, Any]) -> None:
+    """Raise TrainingError where the folder has another run; one that was begun before there was a RUN is taken on."""
+    path = out / RUN
+    if not path.is_file():
+        return
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(facts))
+    other = [name for name in now if name in before and not _agree(before[name], now[name])]
+    if other:
+        raise TrainingError(
+            f"{out} has a training with other {', '.join(other)} ({RUN}): give this one a folder of its own, or remove "
+            "that one"
+        )
+
+
+def _agree(before: Any, now: Any) -> bool:
+    """Settings that only one of two versions of this program has do not count."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(_agree(before[name], now[name]) for name in before.keys() & now.keys())
+    return bool(before == now)
 
 
 def _check(run: TrainingRun, pools: Sequence[Pool]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,10 @@ Indices = npt.NDArray[np.intp]
 
 class Targets(Protocol):
     """Answers for any slice of the corpus it was made for."""
+
+    @property
+    def name(self) -> str:
+        """In words: what gives other answers for the same exams has another name."""
 
     def pixels(self, exam: ExamShard, index: int) -> U8Array:
         """(v, u) 0, 1 or IGNORE."""
@@ -37,6 +42,8 @@ class Targets(Protocol):
 
 class DrawnLabels:
     """Labels of an expert or a simulator for every pixel."""
+
+    name = "drawn labels"
 
     def pixels(self, exam: ExamShard, index: int) -> U8Array:
         """See Targets."""
@@ -58,6 +65,8 @@ class DrawnLabels:
 
 class ImageLabels:
     """A label for each whole image and none for its pixels, as the curators of RSNA 2019 drew them."""
+
+    name = "labels of images"
 
     def pixels(self, exam: ExamShard, index: int) -> U8Array:  # noqa: ARG002 (see Targets)
         """See Targets: nothing is known, so the segmentation branch learns nothing here."""
@@ -85,6 +94,13 @@ class Pool:
     targets: Targets
     whole: bool = False
     """The whole image is the patch (the image-slice oracle, paper section 2.3)."""
+
+    @property
+    def name(self) -> str:
+        """Pools of one name teach the same."""
+        exams = blake2b("\n".join(f"{exam.dataset}/{exam.exam}" for exam in self.exams).encode(), digest_size=8)
+        whole = ", whole images" if self.whole else ""
+        return f"{len(self.exams)} exams ({exams.hexdigest()}), {self.targets.name}{whole}"
 
     def slices(self) -> tuple[Indices, Indices]:
         """(which exam, which slice) of every slice that is used, in the order of the exams: 16 bytes per slice."""

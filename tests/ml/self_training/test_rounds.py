@@ -20,6 +20,7 @@ from ml.self_training.models import Model, SelfTraining, make_pools
 from ml.self_training.ranker import RankerConfig
 from ml.self_training.rounds import self_train
 from ml.self_training.scores import ScoreStore
+from ml.self_training.targets import PixelThresholds
 from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling
 from ml.training.runs import TrainingRun, train_bundle
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
@@ -75,6 +76,45 @@ def test_the_student_starts_from_the_weights_of_the_teacher(run: TrainingRun, la
     assert learned
     for name in learned:
         assert torch.allclose(student.weights[name], teacher.weights[name], atol=1e-6), name
+
+
+def test_a_folder_goes_on_with_its_own_run_only(
+    run: TrainingRun, labelled: list[ExamShard], corpus: list[ExamShard]
+) -> None:
+    """Stopped or finished: another seed, recipe, start or set of exams would be mixed into it, or never used."""
+    pools = make_pools(Model.BASELINE, labelled, [], None, SelfTraining())
+
+    def stop(step: int, _: int, __: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_bundle(run, pools, progress=stop)
+    fewer = make_pools(Model.BASELINE, labelled[:3], [], None, SelfTraining())
+    oracle = make_pools(Model.SLICE_ORACLE, labelled, corpus, None, SelfTraining())
+    other_recipe = replace(run, recipe=replace(RECIPE, learning_rate=0.5))
+    for _ in range(2):
+        for other, what in ((replace(run, seed=2), "seed"), (replace(run, steps=6), "steps"), (other_recipe, "recipe")):
+            with pytest.raises(TrainingError, match=f"other {what} "):
+                train_bundle(other, pools)
+        for these in (fewer, oracle):
+            with pytest.raises(TrainingError, match="other pools"):
+                train_bundle(run, these)
+        elsewhere = replace(run, machine=replace(run.machine, loader_workers=1, checkpoint_s=1.0))
+        assert train_bundle(elsewhere, pools).config.provenance.steps == 4
+    (run.out / "run.json").unlink()
+    assert train_bundle(replace(run, seed=2), pools).config.provenance.seed == 1
+
+
+def test_another_c_needs_another_run(run: TrainingRun, labelled: list[ExamShard], corpus: list[ExamShard]) -> None:
+    """The student of 30 percent must not stand beside a ranking of 60; K is in the student's own run."""
+    config = SelfTraining(RankerConfig(30))
+    self_train(run, labelled, corpus, config, quietly)
+    with pytest.raises(DataError, match="C = 30"):
+        self_train(run, labelled, corpus, SelfTraining(RankerConfig(60)), quietly)
+    assert json.loads((run.out / "round-1" / "ranking.json").read_text())["positive_percent"] == 30
+    with pytest.raises(TrainingError, match="other pools"):
+        self_train(run, labelled, corpus, replace(config, thresholds=PixelThresholds(0.8, 0.2)), quietly)
 
 
 def test_exams_and_network_must_fit(run: TrainingRun, labelled: list[ExamShard]) -> None:
