@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,22 @@ def read_manifest(folder: Path) -> Iterator[ExamSource]:
             yield _exam(json.loads(line))
 
 
+def changed_exams(folder: Path, exams: Iterable[ExamSource]) -> set[str]:
+    """Those of which the manifest says something else: other files, masks or labels."""
+    with (folder / MANIFEST).open(encoding="utf-8") as file:
+        next(file)
+        told = {json.loads(line)["exam"]: _digest(line) for line in file}
+    return {exam.exam for exam in exams if told.get(exam.exam) != _digest(json.dumps(_row(exam)))}
+
+
 def read_left_out(folder: Path) -> list[LeftOut]:
     """The rows of left-out.csv."""
     with (folder / LEFT_OUT).open(encoding="utf-8", newline="") as file:
         return [LeftOut(**{name: row[name] for name in COLUMNS}) for row in csv.DictReader(file)]
+
+
+def _digest(line: str) -> bytes:
+    return blake2b(line.strip().encode(), digest_size=8).digest()
 
 
 def _row(exam: ExamSource) -> dict[str, Any]:

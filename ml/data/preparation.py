@@ -16,7 +16,15 @@ from functools import partial
 from pathlib import Path
 
 from ml.config import Preprocessing
-from ml.data.manifest import LeftOut, read_head, read_left_out, read_manifest, write_manifest, write_rows
+from ml.data.manifest import (
+    LeftOut,
+    changed_exams,
+    read_head,
+    read_left_out,
+    read_manifest,
+    write_manifest,
+    write_rows,
+)
 from ml.data.parallel import map_in_processes
 from ml.data.readers import READERS, Options
 from ml.data.shards import is_written, open_exam, write_exam
@@ -42,7 +50,7 @@ class Preparation:
     workers: int = 0
     boxes: Path | None = None
     rescan: bool = False
-    """Read the headers anew even where there is a manifest."""
+    """Read the headers anew even where there is a manifest, and make exams anew that have other files or labels."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +124,10 @@ def prepare_exam(source: ExamSource, *, root: Path, out: Path, preprocessing: Pr
 def _catalogue(preparation: Preparation, stage: Stage) -> int:
     """The number of exams; the manifest is written where there is none."""
     out, kind = preparation.out, preparation.kind
-    head = None if preparation.rescan else read_head(out)
-    if head is None:
+    head = read_head(out)
+    if head is not None and head["dataset"] != kind:
+        raise DataError(f"{out} holds the exams of {head['dataset']}; give {kind} a folder of its own")
+    if head is None or preparation.rescan:
         seen = 0
         tell = stage("reading headers", None)
 
@@ -129,11 +139,20 @@ def _catalogue(preparation: Preparation, stage: Stage) -> int:
         options = Options(workers=preparation.workers, progress=progress, boxes=preparation.boxes)
         catalogue = READERS[kind](preparation.root, options)
         _check_names(catalogue.exams)
+        if head is not None:
+            _take_away(out, catalogue.exams)
         write_manifest(out, catalogue)
-        head = {"dataset": catalogue.dataset, "exams": len(catalogue.exams)}
-    if head["dataset"] != kind:
-        raise DataError(f"{out} holds the exams of {head['dataset']}; give {kind} a folder of its own")
+        head = {"exams": len(catalogue.exams)}
     return int(head["exams"])
+
+
+def _take_away(out: Path, exams: list[ExamSource]) -> None:
+    """Prepared exams that have other files or labels now, or lacked some that could not be read: to be made anew."""
+    changed = changed_exams(out, exams)
+    for exam in exams:
+        folder = out / exam.exam
+        if (folder / "exam.json").is_file() and (exam.exam in changed or open_exam(folder).left_out):
+            shutil.rmtree(folder)
 
 
 def _check_names(exams: list[ExamSource]) -> None:

@@ -5,8 +5,8 @@
     000123/subtype.npy    uint8 (z, v, u) the `Subtype` of blood, 0 elsewhere and where it is not known; as blood.npy
     000123/exam.json      everything else; written last: without it there is no exam
 
-An exam is never changed once it is written. Exams written before exam.json had a "format" have pixel labels, a
-seed as their name, and nothing else.
+An exam is never changed once it is written; where its files or labels are others it is made anew (`--rescan`).
+Exams written before exam.json had a "format" have pixel labels, a seed as their name, and nothing else.
 """
 
 from __future__ import annotations

@@ -128,12 +128,36 @@ def test_new_exams_are_found_when_asked_for(lab: Path, tmp_path: Path) -> None:
     assert (outcome.written, outcome.kept) == (1, 4)
 
 
+def test_exams_are_made_anew_where_a_rescan_finds_something_else(lab: Path, tmp_path: Path) -> None:
+    """A label, a mask and a slice that came later; the others stay as they are."""
+    image = lab / "p2" / "CT000004.dcm"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-3000])
+    out = tmp_path / "out"
+    assert len(prepare(lab, out)[0].unreadable) == 1
+    image.write_bytes(whole)
+    write_csv(lab / "labels.csv", ("exam", "any"), [("1.2.0", 0)])
+    volume = head_volume()
+    write_nifti(lab / "p1" / "mask.nii.gz", mask_of(volume), volume.geometry)
+    untouched = (out / "case" / "exam.json").stat().st_mtime_ns
+    outcome, _ = prepare(lab, out, rescan=True)
+    assert outcome == Outcome(written=3, kept=1, unreadable=())
+    assert (out / "case" / "exam.json").stat().st_mtime_ns == untouched
+    exams = {shard.exam: shard for shard in open_folder(out)}
+    assert exams["1.2.0"].findings[0] == 0
+    assert exams["1.2.1"].level == "pixel"
+    assert exams["1.2.2"].left_out == ()
+    assert prepare(lab, out, rescan=True)[0] == Outcome(written=0, kept=4, unreadable=())
+
+
 def test_a_folder_of_another_set_or_grid_is_refused(lab: Path, tmp_path: Path) -> None:
     """Shards of two kinds must not be mixed."""
     out = tmp_path / "out"
     prepare(lab, out)
     with pytest.raises(DataError, match="of its own"):
         prepare(lab, out, kind="rsna")
+    with pytest.raises(DataError, match="of its own"):
+        prepare(lab, out, kind="instance", rescan=True)
     with pytest.raises(DataError, match="another --out"):
         prepare(lab, out, preprocessing=replace(TINY_PREPROCESSING, pixel_mm=3.0))
 
