@@ -14,7 +14,15 @@ from pathlib import Path
 
 from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue, LeftOut
-from ml.data.readers.layout import Options, exam_name, find, leave_out_orphans, nifti_files, read_table
+from ml.data.readers.layout import (
+    Options,
+    exam_name,
+    find,
+    leave_out_orphans,
+    leave_out_others,
+    nifti_files,
+    read_table,
+)
 from ml.data.sources import ExamSource, Findings, MaskFile
 from ml.errors import DataError
 from ml.labels import FINDINGS
@@ -60,6 +68,7 @@ def read_ct_ich(root: Path, options: Options) -> Catalogue:  # noqa: ARG001 (the
             )
         )
     leave_out_orphans(catalogue, root, images, masks)
+    leave_out_others(catalogue, root, images, masks)
     return catalogue
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue
-from ml.data.readers.layout import Options, exam_name, leave_out_orphans, nifti_files
+from ml.data.readers.layout import Options, exam_name, leave_out_orphans, leave_out_others, nifti_files
 from ml.data.sources import ExamSource, MaskFile
 from ml.errors import DataError
 
@@ -33,4 +33,5 @@ def read_instance(root: Path, options: Options) -> Catalogue:  # noqa: ARG001 (t
         for name in sorted(images)
     ]
     leave_out_orphans(catalogue, root, images, masks)
+    leave_out_others(catalogue, root, images, masks)
     return catalogue

@@ -98,3 +98,13 @@ def leave_out_orphans(catalogue: Catalogue, root: Path, images: dict[str, Path],
     for name in sorted(masks.keys() - images.keys()):
         what = masks[name].relative_to(root).as_posix()
         catalogue.left_out.append(LeftOut(exam_name(name), what, "NO_IMAGES", "a mask without a scan of that name"))
+
+
+def leave_out_others(catalogue: Catalogue, root: Path, images: dict[str, Path], masks: dict[str, Path]) -> None:
+    """NIfTI files in folders of other names go into the report: a release may have more parts than are read."""
+    taken = {*images.values(), *masks.values()}
+    for path in sorted(root.rglob("*")):
+        if is_nifti(path) and path not in taken:
+            what = path.relative_to(root).as_posix()
+            reason = "it lies in no folder of images or masks"
+            catalogue.left_out.append(LeftOut(exam_name(base_name(path)), what, "OTHER_FOLDER", reason))

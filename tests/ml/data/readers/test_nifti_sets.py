@@ -101,6 +101,26 @@ def test_bhsd_has_five_subtypes_and_the_patients_of_rsna(tmp_path: Path, images:
     assert other.load(tmp_path).level == "none"
 
 
+def test_bhsd_tells_by_folder_whether_its_other_volumes_bleed(tmp_path: Path) -> None:
+    """As released; what lies in further folders is told of."""
+    volume = head_volume()
+    for n, folder in enumerate(
+        ("label_192/images", "unlabel_2000/anybleed", "unlabel_2000/nobleed", "FirstStage_test")
+    ):
+        write_nifti(tmp_path / folder / f"ID_0219ef8{n}_ID_e5c1a3121{n}.nii.gz", volume.hu, volume.geometry)
+    name = "ID_0219ef80_ID_e5c1a31210.nii.gz"
+    write_nifti(tmp_path / "label_192" / "ground truths" / name, mask_of(volume, 2), volume.geometry)
+    catalogue = READERS["bhsd"](tmp_path, Options())
+    exams = [exam.load(tmp_path) for exam in catalogue.exams]
+    assert [(exam.level, exam.findings.tolist()) for exam in exams] == [
+        ("pixel", [1, 0, 1, 0, 0, 0]),
+        ("exam", [1, -1, -1, -1, -1, -1]),
+        ("exam", [0] * 6),
+    ]
+    assert {exam.patient for exam in exams} == {patient(f"ID_0219ef8{n}") for n in range(3)}
+    assert [(row.exam, row.code) for row in catalogue.left_out] == [("ID_0219ef83_ID_e5c1a31213", "OTHER_FOLDER")]
+
+
 def test_instance_has_binary_masks_and_unlabelled_volumes(tmp_path: Path) -> None:
     """Training volumes with masks, those of the later phases without."""
     volume = head_volume()
