@@ -159,6 +159,16 @@ def test_seg_cq500_has_masks_and_the_patients_of_cq500(tmp_path: Path, cq500: Pa
     assert [(row.exam, row.code) for row in catalogue.left_out] == [("CQ500-CT-9", "NO_IMAGES")]
 
 
+def test_numbers_that_three_readers_cannot_give_are_no_labels_of_theirs(tmp_path: Path) -> None:
+    """0.93 is what some model said; the masks are labels all the same."""
+    root = write_seg_cq500(tmp_path / "seg", "CQ500-CT-3", "CQ500-CT-9")
+    rows = [("CQ500-CT-3", 0.98, 0.93, 0.1), ("CQ500-CT-9", 1, 0, 0)]
+    write_csv(root / "Seg-CQ500" / "data" / "volumes" / "info.csv", ("name", "ICH", "SDH", "IPH"), rows)
+    catalogue = READERS["seg-cq500"](root, Options())
+    assert [exam.load(root).findings.tolist() for exam in catalogue.exams] == [[1, -1, -1, -1, -1, -1]] * 2
+    assert [(Path(row.what).name, row.code) for row in catalogue.left_out] == [("info.csv", "NO_READS")]
+
+
 def write_bhx(folder: Path, rows: list[tuple[str, str, str, str]]) -> Path:
     """The three tables; `rows`: image, series, data, label."""
     names = ("1_Initial_Manual_Labeling", "2_Extrapolation_to_All_Series", "3_Extrapolation_to_Selected_Series")
