@@ -6,7 +6,10 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +17,11 @@ TEMPORARY = ".tmp"
 """Ends the name of what is not whole yet, or never became so: its writer was killed."""
 STALE_S = 3600.0
 """Nothing takes that long to write."""
+DAMAGED_ARRAYS = (
+    *(ValueError, OSError, KeyError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+"""What NumPy raises of a damaged .npz, by where in the file the damage is."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -35,11 +43,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path, *, mark: str) -> Iterator[Path]:
+def whole_folder(path: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
     """A folder to write into, which then gets the name `path`; the folder above is made where there is none.
 
-    A folder of that name that has the file `mark` is whole, and stays: of several writers at once the first one counts,
-    as somebody may read it already. One without it is replaced.
+    A folder of that name that is whole stays: of several writers at once the first one counts, as somebody may read it
+    already. One that is not is replaced.
 
     Raises:
         OSError: it could not be written; nothing is left of it.
@@ -49,9 +57,9 @@ def whole_folder(path: Path, *, mark: str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if not (path / mark).is_file():
+        if not is_whole(path):
             shutil.rmtree(path, ignore_errors=True)
-            _rename(temporary, path, mark)
+            _rename(temporary, path, is_whole)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -64,9 +72,9 @@ def remove_stale(folder: Path) -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def _rename(temporary: Path, path: Path, mark: str) -> None:
+def _rename(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) -> None:
     try:
         temporary.rename(path)
     except OSError:
-        if not (path / mark).is_file():
+        if not is_whole(path):
             raise

@@ -11,6 +11,7 @@ Memory stays flat: exams are drawn from the manifest as processes become free, a
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from ml.data.manifest import (
 )
 from ml.data.parallel import map_in_processes
 from ml.data.readers import READERS, Options
-from ml.data.shards import is_written, open_exam, write_exam
+from ml.data.shards import has_exam, is_written, open_exam, write_exam
 from ml.data.sources import ExamSource
 from ml.errors import DataError, UnreadableStudy
 from ml.files import remove_stale
@@ -151,7 +152,7 @@ def _take_away(out: Path, exams: list[ExamSource]) -> None:
     changed = changed_exams(out, exams)
     for exam in exams:
         folder = out / exam.exam
-        if (folder / "exam.json").is_file() and (exam.exam in changed or open_exam(folder).left_out):
+        if has_exam(folder) and (exam.exam in changed or open_exam(folder).left_out):
             shutil.rmtree(folder)
 
 

@@ -136,12 +136,14 @@ def open_exam(folder: Path) -> ExamShard:
     """The exam in a folder.
 
     Raises:
-        DataError: there is none, or it was written by a newer program.
+        DataError: there is none, it is damaged, or it was written by a newer program.
     """
     try:
         facts = json.loads((folder / FACTS).read_text())
     except FileNotFoundError as error:
         raise DataError(f"{folder.name} is no prepared exam: it has no exam.json") from error
+    except ValueError as error:
+        raise DataError(f"{folder} is damaged: run `python -m ml prepare` again, or remove that folder") from error
     if facts.get("format", 1) > FORMAT:
         raise DataError(f"{folder.name} has format {facts['format']}; this program reads up to {FORMAT}")
     return _shard(folder, facts)
@@ -153,9 +155,18 @@ def open_folder(folder: Path) -> list[ExamShard]:
     return [open_exam(path) for path in written if path.suffix != TEMPORARY]
 
 
+def has_exam(folder: Path) -> bool:
+    """Is there an exam whose exam.json is not damaged?"""
+    try:
+        json.loads((folder / FACTS).read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
 def is_written(folder: Path, config: Preprocessing) -> bool:
     """Is there an exam already, on the grid of `config`? Raises DataError if it is on another one."""
-    if not (folder / FACTS).is_file():
+    if not has_exam(folder):
         return False
     shard = open_exam(folder)
     if shard.grid is not None and shard.grid != Grid.of(config):
@@ -177,7 +188,7 @@ def write_exam(folder: Path, exam: LabelledExam, config: Preprocessing) -> None:
     facts = _facts(exam, prepared) | {"neighbours": neighbours.tolist(), "grid": asdict(Grid.of(config))}
     if "blood" in arrays:
         facts["bleeding"] = np.flatnonzero((arrays["blood"][neighbours[:, 1]] == 1).any(axis=(1, 2))).tolist()
-    with whole_folder(folder, mark=FACTS) as new:
+    with whole_folder(folder, has_exam) as new:
         for name, array in arrays.items():
             np.save(new / f"{name}.npy", array)
         (new / FACTS).write_text(json.dumps(facts))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ml.errors import EvaluationError
 from ml.evaluation.pixels import BINS, COARSE_BINS, IntArray, PixelHistogram
-from ml.files import write_atomically
+from ml.files import DAMAGED_ARRAYS, write_atomically
 from ml.volume import MaskArray
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -234,7 +233,7 @@ def _read_pixels(path: Path) -> ExamPixels:
             arrays: dict[str, npt.NDArray[np.generic]] = dict(saved)
     except FileNotFoundError as error:
         raise EvaluationError(f"{path.name} is missing: the set has no pixel labels, or evaluate it again") from error
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARRAYS as error:
         raise EvaluationError(f"{path.name} is damaged: remove it with its .json and evaluate again") from error
     shape = tuple(int(one) for one in arrays["shape"])
     size = int(np.prod(shape))

@@ -182,7 +182,7 @@ class OpenVinoEngine:
 def _keep(model: Any, path: Path) -> None:
     """Save a converted network for the next process: whole or not at all, and never a reason to fail."""
     try:
-        with whole_folder(path.parent, mark=path.name) as new:
+        with whole_folder(path.parent, lambda folder: (folder / path.name).is_file()) as new:
             _openvino().save_model(model, new / path.name, compress_to_fp16=False)
     except (OSError, RuntimeError) as error:
         log.warning("the converted network was not kept: %s", type(error).__name__)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from ml.data.shards import Grid
 from ml.errors import DataError
-from ml.files import write_atomically
+from ml.files import DAMAGED_ARRAYS, write_atomically
 
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
@@ -100,6 +99,6 @@ class ScoreStore:
                 found: npt.NDArray[np.generic] = arrays[name]
         except FileNotFoundError as error:
             raise DataError(f"exam {exam} has no scores: run `python -m ml pseudo-label` again, it goes on") from error
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        except DAMAGED_ARRAYS as error:
             raise DataError(f"the scores of exam {exam} are damaged: remove {exam}.npz, run it again") from error
         return found

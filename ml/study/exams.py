@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +18,7 @@ from ml.data.exams import LabelledExam
 from ml.data.shards import ExamShard, is_written, open_exam, write_exam
 from ml.errors import DataError
 from ml.evaluation.sources import ExamSource, PhantomSource
-from ml.files import write_atomically
+from ml.files import DAMAGED_ARRAYS, write_atomically
 from ml.study.scales import Scale
 from ml.volume import Geometry, Volume
 
@@ -138,5 +137,5 @@ def _unpack(path: Path) -> LabelledExam:
                 frame_of_reference_uid=frame or None,
             )
             return LabelledExam(dataset, exam, patient, Volume(kept["hu"], geometry), kept["pixels"])
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARRAYS as error:
         raise DataError(f"{path.name} is damaged: remove it and run the same command again") from error

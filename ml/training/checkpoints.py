@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     for candidate in candidates:
         try:
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError):
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError):
             continue
         return state
     if candidates:

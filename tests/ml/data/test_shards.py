@@ -157,6 +157,10 @@ def test_another_grid_is_refused_and_half_an_exam_is_none(make_volume: MakeVolum
     (tmp_path / "one" / "exam.json").write_text(json.dumps(facts | {"format": 99}))
     with pytest.raises(DataError, match="99"):
         open_exam(tmp_path / "one")
+    (tmp_path / "one" / "exam.json").write_text("")  # as power loss leaves it
+    with pytest.raises(DataError, match="prepare` again"):
+        open_folder(tmp_path)
+    assert not is_written(tmp_path / "one", TINY_PREPROCESSING)
 
 
 def test_a_patient_is_known_again_and_not_recognised() -> None:

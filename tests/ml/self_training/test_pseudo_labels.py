@@ -1,5 +1,6 @@
 """Soft scores, kept once, become targets under any C and K."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,9 +63,15 @@ def test_missing_and_damaged_scores_say_what_to_do(store: ScoreStore) -> None:
     """By the exam's name."""
     with pytest.raises(DataError, match="pseudo-label"):
         store.slice_probs("000009")
-    (store.folder / "000001.npz").write_bytes(b"PK")
+    path = store.folder / "000001.npz"
+    whole = path.read_bytes()
+    path.write_bytes(b"PK")
     with pytest.raises(DataError, match=r"remove 000001\.npz"):
         store.slice_probs("000001")
+    for place in range(0, whole.index(b"PK\1\2"), 37):  # in what stands before the list of arrays
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        with suppress(DataError):  # and nothing else
+            store.pixels("000001", 2)
     with pytest.raises(DataError, match="pseudo-label"):
         ScoreStore(store.folder / "none").teacher_digest()
 

@@ -113,6 +113,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
     assert load_checkpoint(path) == {"step": 2}
     path.write_bytes(path.read_bytes()[:100])
     assert load_checkpoint(path) == {"step": 1}
+    for damage in (b"garbage" * 100, b"hello world\n", bytes(1000)):  # each is another error of torch's
+        path.write_bytes(damage)
+        assert load_checkpoint(path) == {"step": 1}
     path.with_name("checkpoint.pt.previous").write_bytes(b"")
     with pytest.raises(TrainingError, match="no checkpoint"):
         load_checkpoint(path)
