@@ -263,6 +263,11 @@ def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     if data != "phantom":
         if images is None:
             raise EvaluationError("--images is needed: the folder that `prepare` was given")
+        if readings > 1:
+            raise EvaluationError(
+                "--readings draws further readings of simulated exams; prepare a real set once for each reading "
+                f"and evaluate it as {out.name}-reading-2 and so on"
+            )
         source = PreparedSource(Path(data), images)
     if bundle == PUBLISHED:
         record_published(source, out)

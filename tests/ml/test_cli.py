@@ -124,6 +124,17 @@ def test_evaluate_writes_records_that_name_their_bundle(
     assert "EVALUATION_STOPPED" in capsys.readouterr().err
 
 
+def test_readings_of_real_exams_are_not_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Table 4 would print them as what experts drew."""
+    out = tmp_path / "study" / "student" / "test"
+    arguments = ("evaluate", "default", str(tmp_path), "--images", str(tmp_path), "--out", str(out), "--readings", "2")
+    assert run(monkeypatch, *arguments) == 1
+    assert "test-reading-2" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tables_of_a_folder_that_is_no_study_exit_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
