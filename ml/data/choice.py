@@ -22,7 +22,10 @@ LEAST_SLICES = 8
 THICK_MM = 2.5
 SAME_MM = 0.1
 PLAIN = re.compile(r"plain|\bnon[ -]?con|\bpre[ -]?con|without|\bunenhanced|\bw/?o\b|\bncct\b")
-CONTRAST = re.compile(r"post[ -]?con|contrast|\bc\+|\bcect\b|enhanced|angio|\bcta\b|\bcc sec\b|\d+ ?cc\b|venogra")
+CONTRAST = re.compile(
+    r"post[ -]?con|contrast|\bc\+|\bcect\b|enhanced|angio|\bcta\b|\bcc sec\b|\d+ ?cc\b|venogra"
+    r"|^c( thin)?( \d)?$|\d ?mmc\b|\boral iv\b"  # folders of CQ500 have lost the plus of "C+" and "1.25 MM C+"
+)
 BONE = re.compile(r"bone|\bosteo")
 OTHER = re.compile(
     r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor(onal)?\b|\bsag(ittal)?\b|scout|topogram|dose|spine|face|pns"
@@ -101,7 +104,7 @@ def exclude(series: Series) -> tuple[str, str] | None:
 
 def _problems(series: Series) -> Iterator[tuple[str, str]]:
     """The gravest first."""
-    text = re.sub(r"[_-]+", " ", series.description.lower())
+    text = _text(series)
     types = {part for one in series.images for part in one.image_type}
     tilts = [one.off_axis_degrees for one in series.images if one.off_axis_degrees is not None]
     if {one.modality for one in series.images} != {"CT"}:
@@ -126,7 +129,15 @@ def describe(series: Series) -> str:
     return f"{len(series.offsets_mm)} slices of {series.thickness_mm:.3g} mm over {series.coverage_mm:.0f} mm"
 
 
-def _rank(series: Series) -> tuple[bool, bool, float, float, str]:
-    """Thick first, one thickness before mixed ones; among thick the thickest, among thin too; then coverage, name."""
+def _text(series: Series) -> str:
+    return re.sub(r"[_-]+", " ", series.description.lower())
+
+
+def _rank(series: Series) -> tuple[bool, bool, bool, float, float, str]:
+    """Thick first, then what is called plain before what may be anything, and one thickness before mixed ones.
+
+    Among thick the thickest, among thin too; then coverage, name.
+    """
     thickness = round(series.thickness_mm / SAME_MM) * SAME_MM
-    return (thickness < THICK_MM, series.kinds_of_thickness > 2, -thickness, -series.coverage_mm, series.name)
+    order = (thickness < THICK_MM, not PLAIN.search(_text(series)), series.kinds_of_thickness > 2)
+    return (*order, -thickness, -series.coverage_mm, series.name)

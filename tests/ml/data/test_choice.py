@@ -45,11 +45,16 @@ def series(
         (["4cc sec 150cc D3D on", "55mm-Plain", "2.55mm"], "55mm-Plain"),
         (["Thin Plain"], "Thin Plain"),
         (["Plain-2", "Plain 3mm"], "Plain-2"),
+        (["C", "C THIN", "DE", "DE THIN", "PLAIN THIN", "Plain"], "Plain"),
+        (["1.25 MMC", "1.25", "C", "C THIN", "PLAIN THIN", "Plain"], "Plain"),
+        (["C", "C-2", "C THIN", "C THIN-2", "PLAIN THIN"], "PLAIN THIN"),
+        (["5 MM", "55mm Plain", "Thin Details"], "55mm Plain"),
+        (["I To S", "PRE CONTRAST 5MM STD", "PRE CONTRAST THIN"], "PRE CONTRAST 5MM STD"),
     ],
 )
 def test_thick_plain_soft_series_are_taken(names: list[str], wanted: str) -> None:
     """Names of CQ500; a thin series only where there is nothing else."""
-    sizes = {"thin": (200, 0.625), "0.625": (200, 0.625), "2.55": (60, 2.55), "3mm": (48, 3.0)}
+    sizes = {"thin": (200, 0.625), "0.625": (200, 0.625), "1.25": (100, 1.25), "2.55": (60, 2.55), "3mm": (48, 3.0)}
     made = []
     for name in names:
         slices, step = next((size for word, size in sizes.items() if word in name.lower()), (30, 5.0))
@@ -66,6 +71,8 @@ def test_thick_plain_soft_series_are_taken(names: list[str], wanted: str) -> Non
     [
         (series("POST CONTRAST"), "CONTRAST"),
         (series("HEAD", contrast="OMNIPAQUE"), "CONTRAST"),
+        *((series(name), "CONTRAST") for name in ("C", "C-2", "C THIN", "C THIN-2", "C+", "ORAL IV", "1.25 MMC")),
+        *((series(name), None) for name in ("C-", "C- HEAD", "CRANE", "DE HEAD", "CT HEAD")),
         (series("PLAIN", contrast="OMNIPAQUE"), None),
         (series("NON-CONTRAST HEAD"), None),
         (series("HEAD", kernel="H60s"), "BONE_KERNEL"),
