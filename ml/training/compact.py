@@ -28,6 +28,7 @@ from ml.training.exams import simulate_exams
 from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Recipe, Span
+from ml.training.runs import check_same, note_facts
 from ml.training.sampler import PatchBatches
 from ml.training.shards import (
     CRANIECTOMIES_FROM,
@@ -120,7 +121,13 @@ class Finish:
 
 
 def train_compact(run: CompactRun, stage: Stage) -> None:
-    """Simulate and train; the weights are then in `<out>/trained.safetensors`."""
+    """Simulate and train; the weights are then in `<out>/trained.safetensors`.
+
+    Raises:
+        TrainingError: see `ml.training.loop.train`; or the folder has a run that learns something else.
+    """
+    facts = facts_of(run)
+    check_same(run.out, facts)
     config = COMPACT_PREPROCESSING
     painted: list[ExamShard] = []
     if run.backgrounds:  # first: a head that is of no use is told before hours of simulating
@@ -150,6 +157,7 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
         network.load_state_dict(base.weights)
         command = f"{base.config.provenance.command} && {command}"
         data.add(base.config.provenance.data)
+    note_facts(run.out, facts)
     weights = _train_in_rounds(run, recipe, network, batches, stage)
     if run.average_with is not None:
         other = load_bundle(run.average_with)
@@ -160,6 +168,20 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
     provenance = Provenance(" and ".join(sorted(data)), command, run.seed, present_commit(), run.end)
     facts = {"version": run.version, "provenance": json.dumps(asdict(provenance))}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, run.out / TRAINED, metadata=facts)
+
+
+def facts_of(run: CompactRun) -> dict[str, Any]:
+    """What decides what is learned, but for the learning rate, which may be lowered where the loss is not finite."""
+    return {
+        "seed": run.seed,
+        "steps": run.steps,
+        "batch": run.batch,
+        "rounds": run.rounds,
+        "matrix": run.matrix,
+        "exams": run.seeds,
+        "backgrounds": [folder.name for folder in run.backgrounds],
+        "start": load_bundle(run.start_from).identity.digest if run.start_from is not None else "",
+    }
 
 
 def mean_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

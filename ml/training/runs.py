@@ -19,7 +19,7 @@ from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
 from ml.provenance import present_command, present_commit
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT
 from ml.training.distribution import process_group, rank, wait_for_all, world_size
-from ml.training.loop import train
+from ml.training.loop import CHECKPOINT, train
 from ml.training.recipe import Machine, Recipe, Span
 from ml.training.sampler import PatchBatches
 from ml.training.targets import Pool
@@ -71,7 +71,7 @@ def train_bundle(
             has a run that learns something else.
     """
     facts = _facts(run, pools, start)
-    _check_same(run.out, facts)
+    check_same(run.out, facts)
     if (run.out / BUNDLE / "bundle.json").is_file():
         return load_bundle(run.out / BUNDLE)
     _check(run, pools)
@@ -81,8 +81,7 @@ def train_bundle(
         network.load_state_dict(start.weights)
     with process_group(run.machine.device) as device:
         if rank() == 0:
-            run.out.mkdir(parents=True, exist_ok=True)
-            write_atomically(run.out / RUN, json.dumps(facts, indent=1).encode())
+            note_facts(run.out, facts)
         machine = replace(run.machine, device=device)
         span = run.span(pools)
         batches = PatchBatches(
@@ -115,10 +114,16 @@ def _facts(run: TrainingRun, pools: Sequence[Pool], start: Bundle | None) -> dic
     }
 
 
-def _check_same(out: Path, facts: dict[str, Any]) -> None:
+def note_facts(out: Path, facts: dict[str, Any]) -> None:
+    """Write RUN."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / RUN, json.dumps(facts, indent=1).encode())
+
+
+def check_same(out: Path, facts: dict[str, Any]) -> None:
     """Raise TrainingError where the folder has another run; one that was begun before there was a RUN is taken on."""
     path = out / RUN
-    if not path.is_file():
+    if not path.is_file() or not ((out / CHECKPOINT).exists() or (out / BUNDLE).exists()):
         return
     before, now = json.loads(path.read_text()), json.loads(json.dumps(facts))
     other = [name for name in now if name in before and not _agree(before[name], now[name])]

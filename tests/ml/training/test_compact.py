@@ -17,6 +17,7 @@ from ml.training import backgrounds, compact
 from ml.training.calibration import EXAM_POINT
 from ml.training.compact import TRAINED, CompactRun, Finish, finish, mean_weights, train_compact
 from ml.training.recipe import Machine
+from ml.training.runs import note_facts
 from ml.training.shards import make_shard
 
 
@@ -65,6 +66,19 @@ def test_a_training_that_has_not_ended_cannot_be_finished(tmp_path: Path) -> Non
     """The message says what to do."""
     with pytest.raises(TrainingError, match="train-compact again"):
         finish(tmp_path, Finish(2, 2, 128, 0), lambda *_: lambda _: None)
+
+
+def test_a_folder_goes_on_with_its_own_run_only(tmp_path: Path) -> None:
+    """Else the bundle tells of a seed that it was not made with. Where it ends and on what machine may change."""
+    first = compact_run(tmp_path, exams=3, rounds=2)
+    note_facts(first.out, compact.facts_of(first))
+    (first.out / "checkpoint.pt").write_bytes(b"of it")
+    for change in ({"seed": 9}, {"steps": 70}, {"layers": 1}, {"rounds": 1}):
+        with pytest.raises(TrainingError, match="a folder of its own"):
+            train_compact(replace(first, **change), lambda *_: lambda _: None)  # type: ignore[arg-type]
+    later = replace(first, stop_at=1, workers=3, version="7", command="again", learning_rate=0.5)
+    assert compact.facts_of(later) == compact.facts_of(first)
+    assert not first.shards.exists()
 
 
 def place_shards(folder: Path) -> None:
