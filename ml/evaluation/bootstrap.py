@@ -54,7 +54,7 @@ class Comparison:
 def draw_weights(groups: Sequence[str], *, replicates: int = REPLICATES, seed: int = SEED) -> FloatArray:
     """(replicates, n) how often each of n exams is in a replicate: as many groups as there are, with replacement.
 
-    Exams of one group (a patient, linked duplicates) are drawn together; with every exam its own group this is the
+    Exams of one group (a patient) are drawn together; with every exam its own group this is the
     paper's sampling of exams.
     """
     names, place = np.unique(np.asarray(groups), return_inverse=True)

@@ -90,7 +90,8 @@ class ExamRecord:
 
     exam: str
     group: str
-    """Exams of one patient, and linked duplicates, share it: they are drawn together by a patient-level bootstrap."""
+    """Exams of one patient share it: they are drawn together by a patient-level bootstrap. Those of two patients that
+    show one image do not: nothing is said here of images."""
     bleeding: bool
     """The reference standard of the exam."""
     exam_score: float
