@@ -50,12 +50,45 @@ class Side(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
+class Region:
+    """Voxels of a grid, kept as the box around them: an exam of 80 million voxels may have dozens of lesions."""
+
+    shape: tuple[int, ...]
+    """(z, y, x) of the grid."""
+    box: tuple[slice, ...]
+    inside: MaskArray
+    """(z, y, x) bool, of the box."""
+
+    @classmethod
+    def of(cls, mask: MaskArray) -> Region:
+        """From a mask of the whole grid with at least one voxel."""
+        spans = []
+        for axis in range(mask.ndim):
+            seen = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+            spans.append(slice(int(seen[0]), int(seen[-1]) + 1))
+        return cls(mask.shape, tuple(spans), mask[tuple(spans)].copy())
+
+    @property
+    def mask(self) -> MaskArray:
+        """(z, y, x) bool of the whole grid, made anew each time."""
+        mask = np.zeros(self.shape, dtype=np.bool_)
+        mask[self.box] = self.inside
+        return mask
+
+    def on_slice(self, z: int) -> MaskArray:
+        """(y, x) bool of one slice."""
+        plane = np.zeros(self.shape[1:], dtype=np.bool_)
+        if self.box[0].start <= z < self.box[0].stop:
+            plane[self.box[1:]] = self.inside[z - self.box[0].start]
+        return plane
+
+
+@dataclass(frozen=True, eq=False)
 class Lesion:
     """One connected component of the mask; `number` counts from 1, largest first."""
 
     number: int
-    mask: MaskArray
-    """(z, y, x) bool."""
+    region: Region
     volume_ml: float
     """Voxels times their true size: slice heights along the normal, not table steps."""
     mean_hu: float

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ml.inference.midline import Midline, find_midline, points_lps
-from ml.prediction import Lesion, Side
+from ml.prediction import Lesion, Region, Side
 from ml.volume import FloatArray, Geometry, MaskArray, Volume
 
 TOUCHING = np.ones((3, 3, 3), dtype=bool)
@@ -30,7 +30,7 @@ def find_lesions(mask: MaskArray, volume: Volume, *, min_volume_ml: float = 0.0)
         return ()
     midline = find_midline(volume)
     return tuple(
-        _lesion(number, labels == label, boxes[label - 1], volume, midline)
+        _lesion(number, Region(mask.shape, boxes[label - 1], labels[boxes[label - 1]] == label), volume, midline)
         for number, label in enumerate(order, start=1)
     )
 
@@ -82,17 +82,17 @@ def side_of(mask: MaskArray, geometry: Geometry, midline: Midline) -> Side:
     return Side.RIGHT if share <= 1 - NEARLY_ALL else Side.MIDLINE
 
 
-def _lesion(number: int, mask: MaskArray, box: tuple[slice, slice, slice], volume: Volume, midline: Midline) -> Lesion:
-    crop, geometry = mask[box], volume.geometry
-    areas = crop.sum(axis=(1, 2))
+def _lesion(number: int, region: Region, volume: Volume, midline: Midline) -> Lesion:
+    mask, geometry = region.mask, volume.geometry
+    areas = region.inside.sum(axis=(1, 2))
     by_area = np.argsort(-areas, kind="stable")[: min(KEY_SLICES, np.count_nonzero(areas))]
     return Lesion(
         number=number,
-        mask=mask,
+        region=region,
         volume_ml=volume.volume_ml(mask),
-        mean_hu=float(volume.hu[box][crop].mean(dtype=np.float64)),
-        key_slices=tuple(int(box[0].start + z) for z in by_area),
-        longest_axial_diameter_mm=longest_axial_diameter_mm(crop, geometry.pixel_spacing_mm),
+        mean_hu=float(volume.hu[region.box][region.inside].mean(dtype=np.float64)),
+        key_slices=tuple(int(region.box[0].start + z) for z in by_area),
+        longest_axial_diameter_mm=longest_axial_diameter_mm(region.inside, geometry.pixel_spacing_mm),
         abc2_ml=abc2_ml(mask, geometry),
         side=side_of(mask, geometry, midline),
     )

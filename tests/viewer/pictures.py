@@ -44,7 +44,9 @@ def main() -> None:
         label_map = _write(exam, Form(FormName.SEG_LABELMAP))
         report = _write(exam, Form(FormName.SR_3D, planar_regions=True), binary)
         summary = _write(exam, Form(FormName.SC), binary)
-        shown = int(np.argmax(exam.lesions[0].mask.sum(axis=(1, 2)) * exam.lesions[1].mask.any(axis=(1, 2))))
+        shown = int(
+            np.argmax(exam.lesions[0].region.mask.sum(axis=(1, 2)) * exam.lesions[1].region.mask.any(axis=(1, 2)))
+        )
         slice_uid = study.volume.geometry.sop_instance_uids[shown]
         for name, objects in {
             "overlay": [binary],

@@ -16,7 +16,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.result_forms import Form, FormName
-from ml.prediction import BundleIdentity, Lesion, Prediction, Side
+from ml.prediction import BundleIdentity, Lesion, Prediction, Region, Side
 from ml.volume import Geometry, MaskArray, Volume
 from tests.dicom_factory import ct_series
 from tests.real_heads import ge_files
@@ -102,7 +102,7 @@ def predicted(volume: Volume, masks: Sequence[MaskArray], probability: float) ->
     lesions = tuple(
         Lesion(
             number=number,
-            mask=mask,
+            region=Region.of(mask),
             volume_ml=volume.volume_ml(mask),
             mean_hu=float(volume.hu[mask].mean()),
             key_slices=tuple(int(z) for z in np.argsort(-mask.sum(axis=(1, 2)), kind="stable")[:2]),

@@ -44,7 +44,7 @@ def test_results_as_written_pass(make_exam: MakeExam, positive: bool, tilt: floa
 def test_a_turned_mask_fails_though_dciodvfy_is_content(make_exam: MakeExam, turn: tuple[slice, ...]) -> None:
     """No validator sees wrong geometry; volumes are equal too. Only the voxels tell."""
     exam = make_exam()
-    prediction, lesions = predicted(exam.volume, [lesion.mask[turn] for lesion in exam.lesions], 0.93)
+    prediction, lesions = predicted(exam.volume, [lesion.region.mask[turn] for lesion in exam.lesions], 0.93)
     wrong = replace(exam, prediction=prediction, lesions=lesions)
     seg = wrong.seg()
     assert not dciodvfy(seg).errors

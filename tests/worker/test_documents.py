@@ -8,7 +8,7 @@ import pytest
 from pydicom import Dataset
 
 from dicom_node.result_forms import Form, FormName
-from ml.prediction import Lesion
+from ml.prediction import Lesion, Region
 from tests.worker.conftest import CONTEXT, Exam
 from worker.results.checks import check_form
 from worker.results.context import RESEARCH_NOTICE
@@ -32,7 +32,7 @@ def spotted(exam: Exam, count: int) -> Exam:
         mask[place] = True
         own = np.zeros_like(mask)
         own[place] = True
-        lesions.append(replace(exam.lesions[0], number=number, mask=own, key_slices=(place[0],)))
+        lesions.append(replace(exam.lesions[0], number=number, region=Region.of(own), key_slices=(place[0],)))
     return replace(exam, lesions=tuple(lesions), prediction=replace(exam.prediction, mask=mask))
 
 
@@ -124,7 +124,7 @@ def test_the_contour_of_a_page_lies_on_its_side(make_exam: MakeExam) -> None:
     """The lesion in the patient's right is on the left of its key page."""
     exam = make_exam(rows=48, columns=48)
     lesion = exam.lesions[0]
-    exam = replace(exam, lesions=(lesion,), prediction=replace(exam.prediction, mask=lesion.mask))
+    exam = replace(exam, lesions=(lesion,), prediction=replace(exam.prediction, mask=lesion.region.mask))
     page = write_form(CAPTURE, CONTEXT, exam)[1].pixel_array.astype(int)
     _, x = np.nonzero(np.abs(page - [255, 64, 32]).sum(axis=2) == 0)
     assert 0.1 < x.mean() / page.shape[1] < 0.45

@@ -92,7 +92,7 @@ def test_a_fractional_segmentation_holds_the_probability_of_each_voxel_of_a_lesi
     z_by_uid = {uid: z for z, uid in enumerate(exam.source.geometry.sop_instance_uids)}
     for (number, source), frame in zip(frame_sources(seg), read_frames(seg), strict=True):
         z, lesion = z_by_uid[source], exam.lesions[int(number or 0) - 1]
-        expected = np.where(lesion.mask[z], np.maximum(prob[z] * 255, 1), 0)
+        expected = np.where(lesion.region.mask[z], np.maximum(prob[z] * 255, 1), 0)
         np.testing.assert_allclose(frame, expected, atol=0.51)
     assert (seg.SegmentationFractionalType, seg.MaximumFractionalValue) == ("PROBABILITY", 255)
 
@@ -136,7 +136,7 @@ def test_lines_lie_on_the_key_slice_and_belong_to_the_lesion_of_the_same_trackin
     assert [one.tracking_uid for one in regions] == [one.tracking_uid for one in reported_lesions(sr)]
     for region, lesion in zip(regions, exam.lesions, strict=True):
         assert region.sop_instance_uid == exam.source.geometry.sop_instance_uids[lesion.key_slice]
-        np.testing.assert_array_equal(fill(region.line, exam.volume.hu.shape[1:]), lesion.mask[lesion.key_slice])
+        np.testing.assert_array_equal(fill(region.line, exam.volume.hu.shape[1:]), lesion.region.mask[lesion.key_slice])
 
 
 @pytest.mark.parametrize("spoil", ["mirrored", "shifted by a pixel", "on another slice", "left out"])

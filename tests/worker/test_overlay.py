@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ml.prediction import Region
 from ml.volume import Geometry
 from tests.worker.conftest import Exam
 from worker.results.overlay import hanging, head_box, panel_slices, write_overlay
@@ -37,7 +38,7 @@ def turned(exam: Exam, axes: tuple[tuple[float, float, float], tuple[float, floa
     change = turn if callable(turn) else None
     assert change is not None
     volume = replace(exam.volume, hu=change(exam.volume.hu), geometry=geometry)
-    lesions = tuple(replace(lesion, mask=change(lesion.mask)) for lesion in exam.lesions)
+    lesions = tuple(replace(lesion, region=Region.of(change(lesion.region.mask))) for lesion in exam.lesions)
     return replace(
         exam, volume=volume, lesions=lesions, prediction=replace(exam.prediction, mask=change(exam.prediction.mask))
     )
@@ -59,7 +60,7 @@ def test_the_patients_right_is_on_the_left_however_the_slices_are_stored(
     """The lesion is in the patient's right front: left and top in every picture."""
     exam = make_exam(rows=48, columns=48)
     one = exam.lesions[0]
-    exam = replace(exam, lesions=(one,), prediction=replace(exam.prediction, mask=one.mask))
+    exam = replace(exam, lesions=(one,), prediction=replace(exam.prediction, mask=one.region.mask))
     exam = turned(exam, (axes[0], axes[1]), turn)
     write_overlay(exam.volume, tmp_path / "o.png", prediction=exam.prediction, lesions=exam.lesions)
     across, down = contour_columns_and_rows(tmp_path / "o.png")
@@ -74,7 +75,7 @@ def test_oblong_pixels_are_shown_in_true_proportions(make_exam: MakeExam, tmp_pa
     exam = make_exam(rows=80, columns=40, pixel_spacing=(3.5, 7.0))
     mask = np.zeros_like(exam.prediction.mask)
     mask[4, 20:44, 10:22] = True  # 24 x 3.5 mm by 12 x 7 mm
-    lesions = (replace(exam.lesions[0], mask=mask, key_slices=(4,)),)
+    lesions = (replace(exam.lesions[0], region=Region.of(mask), key_slices=(4,)),)
     write_overlay(exam.volume, tmp_path / "o.png", prediction=replace(exam.prediction, mask=mask), lesions=lesions)
     pixels = read_pixels(tmp_path / "o.png")
     hits = np.abs(pixels - ORANGE).sum(axis=2) == 0

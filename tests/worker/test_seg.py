@@ -82,7 +82,7 @@ def test_each_lesion_has_its_own_segment_and_tracking_uid(make_exam: MakeExam) -
     for lesion in exam.lesions:
         for z, uid in enumerate(exam.volume.geometry.sop_instance_uids):
             mask = segments[lesion.number].get(uid, np.zeros(exam.volume.hu.shape[1:], bool))
-            np.testing.assert_array_equal(mask, lesion.mask[z])
+            np.testing.assert_array_equal(mask, lesion.region.mask[z])
 
 
 def test_frames_lie_where_their_slices_lie(make_exam: MakeExam) -> None:
@@ -102,7 +102,7 @@ def test_the_attributes_that_a_pacs_looks_for(make_exam: MakeExam, lesion_count:
     exam = make_exam()
     if lesion_count == 1:
         kept = exam.lesions[:1]
-        exam = replace(exam, lesions=kept, prediction=replace_mask(exam.prediction, kept[0].mask))
+        exam = replace(exam, lesions=kept, prediction=replace_mask(exam.prediction, kept[0].region.mask))
     seg = exam.seg()
     assert seg.SegmentationType == "BINARY"
     assert seg.ContentQualification == "RESEARCH"
@@ -288,7 +288,7 @@ def test_dcmqi_reads_the_same_voxels(make_exam: MakeExam, tmp_path: Path) -> Non
     labels, origin_lps = read_nrrd(tmp_path / "1.nrrd")
     first = int(np.abs(exam.volume.geometry.positions_lps - origin_lps).sum(axis=1).argmin())
     np.testing.assert_allclose(exam.volume.geometry.positions_lps[first], origin_lps, atol=0.01)
-    expected = sum(lesion.number * lesion.mask.astype(int) for lesion in exam.lesions)
+    expected = sum(lesion.number * lesion.region.mask.astype(int) for lesion in exam.lesions)
     np.testing.assert_array_equal(labels, np.asarray(expected)[first : first + len(labels)])
     assert np.count_nonzero(labels) == exam.prediction.mask.sum()
 

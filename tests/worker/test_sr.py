@@ -156,7 +156,9 @@ def test_dcmqi_reads_the_same_measurements(make_exam: MakeExam) -> None:
         told = values(group)
         assert told["Volume"] == pytest.approx(lesion.volume_ml, abs=0.0006)
         assert (told["Volume of ellipsoid"], told["Long axis"]) == (lesion.abc2_ml, lesion.longest_axial_diameter_mm)
-    area_mm2 = exam.lesions[1].mask[exam.lesions[1].key_slice].sum() * np.prod(exam.volume.geometry.pixel_spacing_mm)
+    area_mm2 = exam.lesions[1].region.mask[exam.lesions[1].key_slice].sum() * np.prod(
+        exam.volume.geometry.pixel_spacing_mm
+    )
     assert values(groups[-1])["Area"] == pytest.approx(float(area_mm2), abs=0.06)
 
 

@@ -128,7 +128,7 @@ def check_seg(seg: Dataset, exam: AnalysedExam, *, form: Form) -> None:
     if lesions or form.name is not FormName.SEG_LABELMAP:
         _require(list(segments) == expected, "SEG_SEGMENTS", f"segments {list(segments)} for lesions {expected}")
     for lesion in lesions:
-        _check_voxels(segments[lesion.number], lesion.mask, source, f"lesion {lesion.number}")
+        _check_voxels(segments[lesion.number], lesion.region.mask, source, f"lesion {lesion.number}")
     if form.name is FormName.SEG_FRACTIONAL:
         _check_probabilities(seg, exam)
 
@@ -278,7 +278,7 @@ def _check_regions(regions: Sequence[ReportedRegion], exam: AnalysedExam) -> Non
     for region, lesion in zip(regions, exam.lesions, strict=True):
         z = lesion.key_slice
         _require(region.sop_instance_uid == uids[z], "SR_REGION", f"the line of lesion {lesion.number} is elsewhere")
-        piece = largest_piece(lesion.mask[z])
+        piece = largest_piece(lesion.region.on_slice(z))
         same = (region.line[0] == region.line[-1]).all() and np.array_equal(fill(region.line, piece.shape), piece)
         _require(same, "SR_REGION", f"the line of lesion {lesion.number} is not its outline")
 

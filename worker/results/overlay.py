@@ -139,8 +139,9 @@ def draw_panel(volume: Volume, z: int, lesions: Sequence[Lesion], *, size_px: in
     picture = Image.fromarray(np.ascontiguousarray(grey)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     numbered: list[tuple[int, npt.NDArray[np.bool_]]] = []
     for lesion in lesions:
-        if lesion.mask[z][box].any():
-            mask = Image.fromarray(np.ascontiguousarray(turned.turn(lesion.mask[z][box])).astype(np.uint8) * 255)
+        seen = lesion.region.on_slice(z)[box]
+        if seen.any():
+            mask = Image.fromarray(np.ascontiguousarray(turned.turn(seen)).astype(np.uint8) * 255)
             numbered.append((lesion.number, np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0))
     picture = _with_contours(picture, [mask for _, mask in numbered])
     return _labelled(picture, turned, px_per_mm, _caption(geometry, z), numbered)

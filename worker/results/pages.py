@@ -121,7 +121,7 @@ def _key_page(exam: AnalysedExam, z: int) -> Image.Image:
     page, draw = _blank()
     panel = draw_panel(exam.volume, z, exam.lesions, size_px=page.height - 2 * BANNER_PX - 110)
     page.paste(panel, ((page.width - panel.width) // 2, BANNER_PX + 58))
-    shown = [one for one in exam.lesions if one.mask[z].any()]
+    shown = [one for one in exam.lesions if one.region.on_slice(z).any()]
     told = "   ".join(f"{one.number}: {one.side}, {one.volume_ml:.1f} mL" for one in shown[:4])
     more = f"   and {len(shown) - 4} more" if len(shown) > 4 else ""
     draw.text((page.width // 2, BANNER_PX + 30), told + more, fill=_TEXT, font=font(26), anchor="mm")

@@ -105,9 +105,10 @@ def _labels(mask: MaskArray, lesions: Sequence[Lesion]) -> npt.NDArray[np.uint16
     """(z, y, x): the number of the lesion at each voxel, 0 outside."""
     labels = np.zeros(mask.shape, dtype=np.uint16)
     for index, lesion in enumerate(lesions, start=1):
-        if lesion.number != index or lesion.mask.shape != mask.shape or labels[lesion.mask].any():
+        box, inside = lesion.region.box, lesion.region.inside
+        if lesion.number != index or lesion.region.shape != mask.shape or labels[box][inside].any():
             raise ResultInvalid("SEG_LESIONS", "lesions must be numbered from 1, apart, and on the grid of the mask")
-        labels[lesion.mask] = index
+        labels[box][inside] = index
     if not np.array_equal(labels > 0, mask):
         raise ResultInvalid("SEG_LESIONS", "the lesions together are not the mask of the prediction")
     return labels
@@ -118,9 +119,12 @@ def _probabilities(exam: AnalysedExam) -> npt.NDArray[np.float32]:
 
     A voxel of a lesion is at least one step above 0, or it would be lost in rounding.
     """
-    planes = [np.where(one.mask, exam.prediction.prob.clip(1 / FULL_PROBABILITY, 1), 0) for one in exam.lesions]
-    planes = planes or [np.zeros(exam.prediction.mask.shape)]
-    return np.asarray(np.stack(planes, axis=-1), dtype=np.float32)
+    prob = exam.prediction.prob
+    planes = np.zeros((*prob.shape, max(1, len(exam.lesions))), dtype=np.float32)
+    for segment, lesion in enumerate(exam.lesions):
+        box, inside = lesion.region.box, lesion.region.inside
+        planes[..., segment][box][inside] = prob[box][inside].clip(1 / FULL_PROBABILITY, 1)
+    return planes
 
 
 def _sources(source: SourceExam) -> list[Dataset]:

@@ -225,7 +225,7 @@ def _lesion_group(context: ResultContext, source: SourceExam, lesion: Lesion, se
 def _inferred_from(source: SourceExam, lesion: Lesion) -> hd.CoordinatesForMeasurement:
     z = lesion.key_slice
     return hd.CoordinatesForMeasurement(
-        hd.GraphicTypeValues.POLYLINE, outline(largest_piece(lesion.mask[z])), _region_image(source, z)
+        hd.GraphicTypeValues.POLYLINE, outline(largest_piece(lesion.region.on_slice(z))), _region_image(source, z)
     )
 
 
@@ -236,7 +236,7 @@ def _region_image(source: SourceExam, z: int) -> hd.SourceImageForRegion:
 def _outline_group(context: ResultContext, source: SourceExam, lesion: Lesion) -> ContentSequence:
     """The largest piece of the lesion on its key slice, as a line that a viewer draws over the image."""
     z = lesion.key_slice
-    piece = largest_piece(lesion.mask[z])
+    piece = largest_piece(lesion.region.on_slice(z))
     area_mm2 = float(piece.sum()) * math.prod(source.geometry.pixel_spacing_mm)
     return hd.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.TrackingIdentifier(
