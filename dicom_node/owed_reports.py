@@ -203,12 +203,14 @@ def release(database: Database, owed: Owed | None, owed_id: int) -> None:
             row.lease_until = None
 
 
-def not_reported(database: Database, owed: Owed, *, error: str, retryable: bool, config: DeliveryConfig) -> bool:
-    """Plan the next try, for `give_up_after_s` since it was asked for. Whether there will be one."""
+def not_reported(database: Database, owed: Owed, *, error: str, retryable: bool, config: DeliveryConfig) -> bool | None:
+    """Plan the next try, for `give_up_after_s` since it was asked for. Whether there will be one; None when it is
+    settled, or in other hands.
+    """
     with database.session() as session:
         row = session.get_one(OwedReport, owed.id, with_for_update=True)
-        if row.reported_at is not None or row.attempts != owed.attempts:
-            return False
+        if row.reported_at is not None or row.given_up_at is not None or row.attempts != owed.attempts:
+            return None
         row.lease_until = None
         row.last_error = error[:512]
         again = retryable and (now() - row.asked_at).total_seconds() <= config.give_up_after_s

@@ -97,4 +97,5 @@ def _note(
 
 def _later(owed: Owed, database: Database, config: Config, error: str, *, retryable: bool) -> None:
     again = owed_reports.not_reported(database, owed, error=error, retryable=retryable, config=config.delivery)
-    log.warning("commitment not reported", transaction=owed.request.transaction_uid, error=error, will_retry=again)
+    if again is not None:
+        log.warning("commitment not reported", transaction=owed.request.transaction_uid, error=error, will_retry=again)

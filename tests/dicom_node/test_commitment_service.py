@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from structlog.testing import capture_logs
 
 from dicom_node import reports
 from dicom_node.commitment_messages import Reference, Request
@@ -206,6 +207,29 @@ def test_a_report_that_the_sender_does_not_take_on_its_association_is_brought_ag
         report_due(house.database, house.config, house.archive)
     assert len(sender.told) == 3
     assert house.all(OwedReport)[0].reported_at is not None
+
+
+def test_an_association_that_breaks_between_two_reports(
+    make_small_house: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was taken is reported, and nothing is said against it; the others are brought again."""
+    own = free_port()
+    house, sender = holding(make_small_house, rest=peer(own).replace("60.0", "5.0")), Sender()
+    for uid in ("2.25.7", "2.25.8", "2.25.9"):
+        owe(house.database, "CT1", Request(uid, (Reference(CT, "1.2"),)), hold_s=0.0)
+    take = sender.take
+
+    def takes_one(event: evt.Event) -> tuple[int, None]:
+        if sender.told:
+            event.assoc.abort()
+        return take(event)
+
+    monkeypatch.setattr(sender, "take", takes_one)
+    with sender.serving(own), capture_logs() as logs:
+        assert report_due(house.database, house.config, house.archive) == 3
+    assert [row.reported_at is not None for row in house.all(OwedReport)] == [True, False, False]
+    lost = {line["transaction"] for line in logs if line["event"] == "commitment not reported"}
+    assert lost == {"2.25.8", "2.25.9"}
 
 
 @pytest.mark.parametrize("answer", [0x0112, 0x0115])
