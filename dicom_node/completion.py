@@ -20,7 +20,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from dicom_node import eligibility, jobs
@@ -40,6 +40,8 @@ NOT_IMAGES = ("66", "67", "88.", "104.", "11.", "9.", "481.")
 surfaces; value mapping; SR and KOS; encapsulated documents; presentation states; waveforms; radiotherapy."""
 IMAGES_REMOVED = "IMAGES_REMOVED"
 """Rejection of what came to a study whose images retention had removed (dicom_node.retention)."""
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's SQLSTATE when `database.lock_timeout_s` is over."""
 FAULT_PAUSE_S = 60.0
 """A study that could not be decided because of a fault is looked at again after this long."""
 
@@ -86,9 +88,9 @@ class Completion:
                 continue
             try:
                 job_id = self._complete(row.id, watch, reason)
-            except SQLAlchemyError:
-                raise
-            except Exception:
+            except Exception as error:
+                if _concerns_all(error):
+                    raise
                 watch.pause_until = time.monotonic() + FAULT_PAUSE_S
                 log.exception("a study cannot be decided; looking at it again later", study_id=row.id)
                 continue
@@ -274,6 +276,13 @@ def _keep_verdicts(session: Session, study: Study, choice: eligibility.Choice) -
                 reason=verdict.reason[:512],
             )
         )
+
+
+def _concerns_all(error: Exception) -> bool:
+    """Whether the database itself fails: not a value that it does not take, nor a row that somebody keeps locked."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    return getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE
 
 
 def _reason(choice: eligibility.Choice) -> str:

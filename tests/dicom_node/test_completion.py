@@ -295,13 +295,32 @@ def test_a_worker_that_finishes_while_its_job_is_replaced_meets_no_deadlock(hous
     assert errors == []
 
 
-def test_a_fault_in_one_study_leaves_the_others_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header nobody thought of must not stop a hospital's other studies; it is looked at again later."""
+class LockNotAvailable(Exception):
+    """What psycopg raises when a row stays locked."""
+
+    sqlstate = "55P03"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        KeyError("a bug"),
+        sa.exc.DataError("", None, ValueError("a NUL")),
+        sa.exc.OperationalError("", None, LockNotAvailable()),
+    ],
+    ids=["bug", "value", "lock"],
+)
+def test_a_fault_in_one_study_leaves_the_others_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """A header nobody thought of, a value that the database refuses or a row that an administrator keeps locked must
+    not stop a hospital's other studies; it is looked at again later.
+    """
     choose = eligibility.choose
 
     def fails_for_one(facts: list[object], rules: object) -> object:
         if facts[0].study_instance_uid == "2.25.9":  # type: ignore[attr-defined]
-            raise KeyError("a bug")
+            raise fault
         return choose(facts, rules)  # type: ignore[arg-type]
 
     monkeypatch.setattr(eligibility, "choose", fails_for_one)
