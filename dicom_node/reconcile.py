@@ -1,7 +1,11 @@
 """Finds and removes files, received or made here, that no row knows: what a crash left between a file's name and its
 row, and what retention let go of.
 
-Nothing was acknowledged for the former, so the sender still has them, and the job of a result is run again. A file of
+Nothing was acknowledged for the former, so the sender still has them, and the job of a result is run again. But a crash
+leaves few: where many received files are without a row, the database is an older copy, and they may be all that is left
+of what was acknowledged since. They stay, and somebody is told.
+
+A file of
 the same bytes may be arriving at this very moment, therefore the removal and the look at the rows happen in one
 transaction that keeps other writers out; intake and the end of a job look for their files inside the transaction that
 writes the rows (intake_rows, jobs), so either the row is seen here or the missing file is seen there.
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 import structlog
 
-from dicom_node.tables import Conflict, Instance, Result
+from dicom_node.tables import Conflict, Instance, Result, Study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,25 +31,36 @@ log = structlog.get_logger()
 ORPHAN_AGE_S = 3600.0
 """Younger files may be waiting for their row."""
 BATCH = 500
+MOST_OF_A_CRASH = 100
+"""Received files without a row that a crash may have left: one for each association that was open, some to spare."""
 
 
 def reconcile(
     engine: sa.Engine, archive: Archive, *, older_than_s: float = ORPHAN_AGE_S, remove: bool = True
 ) -> list[str]:
-    """Paths of the orphans of at least that age, removed unless `remove` is false.
+    """Paths of the orphans of at least that age that were removed, or would be where `remove` is false.
 
     Raises SQLAlchemyError, ArchiveError.
     """
     orphans: list[str] = []
+    received: list[str] = []
+    count = 0
     for paths in _batches(archive.committed(older_than_s=older_than_s)):
         with engine.execution_options(read_only=True).connect() as connection:
             suspects = _unknown(connection, paths)
-        if not suspects:
-            continue
-        if not remove:
-            orphans += suspects
-            continue
-        orphans += remove_unknown(engine, archive, suspects)
+            of_studies = _perhaps_acknowledged(connection, suspects)
+        count += len(of_studies)
+        received += of_studies[: MOST_OF_A_CRASH - len(received)]
+        others = sorted(set(suspects).difference(of_studies))
+        orphans += remove_unknown(engine, archive, others) if remove and others else others
+    if count <= MOST_OF_A_CRASH:
+        orphans += remove_unknown(engine, archive, received) if remove and received else received
+    else:
+        log.error(
+            "received files without a row are too many to be of a crash, and stay: was the database restored from an "
+            "older copy? Send the archive's folder `instances` to this node again, and they get their rows",
+            count=count,
+        )
     if orphans:
         log.warning("files without a row", count=len(orphans), removed=remove)
     return orphans
@@ -72,6 +87,17 @@ def _unknown(connection: sa.Connection, paths: Sequence[str]) -> list[str]:
     for table in (Instance, Conflict):
         known.update(connection.scalars(sa.select(table.path).where(table.path.in_(paths))))
     return [path for path in paths if path not in known]
+
+
+def _perhaps_acknowledged(connection: sa.Connection, paths: Sequence[str]) -> list[str]:
+    """Of files without a row those that were received, but for the images that retention took from their study."""
+    study_of = {path: path.split("/")[2] for path in paths if path.startswith("instances/")}
+    study_of |= {path: "" for path in paths if path.startswith("conflicts/")}
+    emptied = sa.select(Study.study_instance_uid).where(
+        Study.study_instance_uid.in_(set(study_of.values())), Study.images_removed_at.is_not(None)
+    )
+    gone = set(connection.scalars(emptied))
+    return [path for path, uid in study_of.items() if uid not in gone]
 
 
 def _keep_writers_out(connection: sa.Connection) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from dicom_node import reconcile as reconcile_module
 from dicom_node import schema
 from dicom_node.archive import FolderArchive, InstanceKey
 from dicom_node.config_sections import DatabaseConfig
@@ -270,6 +271,22 @@ def test_an_orphan_is_adopted_by_a_second_sending_and_removed_without_one(bench:
     assert "/1.6-" in orphan
     assert len(bench.files()) == 2
     assert reconcile(bench.engine, bench.archive, older_than_s=0) == [orphan]
+    assert bench.files() == [bench.all(Instance)[0].path]
+
+
+def test_files_of_a_database_that_was_restored_stay(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them without a row than a crash can leave: they may be all that is left of what was acknowledged."""
+    monkeypatch.setattr(reconcile_module, "MOST_OF_A_CRASH", 3)
+    monkeypatch.setattr(reconcile_module, "BATCH", 2)
+    for number in range(4):
+        assert bench.store(f"1.7.{number}") is Status.SUCCESS
+    with bench.engine.begin() as connection:
+        connection.execute(sa.delete(Instance))
+    before = bench.files()
+    assert reconcile(bench.engine, bench.archive, older_than_s=0) == []
+    assert bench.files() == before
+    assert bench.store("1.7.0") is Status.SUCCESS
+    assert len(reconcile(bench.engine, bench.archive, older_than_s=0)) == 3
     assert bench.files() == [bench.all(Instance)[0].path]
 
 
