@@ -20,13 +20,12 @@ from datetime import datetime
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from dicom_node import eligibility, jobs
 from dicom_node.audit import record
 from dicom_node.config import Config
-from dicom_node.db import Database, now
+from dicom_node.db import Database, is_of_the_database, now
 from dicom_node.facts import InstanceFacts, facts_from_json
 from dicom_node.stack import is_contiguous
 from dicom_node.states import OPEN_JOB_STATES, CompleteReason, JobState, StudyState
@@ -40,8 +39,6 @@ NOT_IMAGES = ("66", "67", "88.", "104.", "11.", "9.", "481.")
 surfaces; value mapping; SR and KOS; encapsulated documents; presentation states; waveforms; radiotherapy."""
 IMAGES_REMOVED = "IMAGES_REMOVED"
 """Rejection of what came to a study whose images retention had removed (dicom_node.retention)."""
-LOCK_NOT_AVAILABLE = "55P03"
-"""PostgreSQL's SQLSTATE when `database.lock_timeout_s` is over."""
 FAULT_PAUSE_S = 60.0
 """A study that could not be decided because of a fault is looked at again after this long."""
 
@@ -89,7 +86,7 @@ class Completion:
             try:
                 job_id = self._complete(row.id, watch, reason)
             except Exception as error:
-                if _concerns_all(error):
+                if is_of_the_database(error):
                     raise
                 watch.pause_until = time.monotonic() + FAULT_PAUSE_S
                 log.exception("a study cannot be decided; looking at it again later", study_id=row.id)
@@ -276,13 +273,6 @@ def _keep_verdicts(session: Session, study: Study, choice: eligibility.Choice) -
                 reason=verdict.reason[:512],
             )
         )
-
-
-def _concerns_all(error: Exception) -> bool:
-    """Whether the database itself fails: not a value that it does not take, nor a row that somebody keeps locked."""
-    if not isinstance(error, OperationalError | InterfaceError):
-        return False
-    return getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE
 
 
 def _reason(choice: eligibility.Choice) -> str:

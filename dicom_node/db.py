@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ POSTGRESQL_CONNECTION = {
 }
 """libpq parameters (seconds; the last one milliseconds): a server that vanished without a word is noticed in half a
 minute. The same names in the URL's query win."""
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's SQLSTATE when `database.lock_timeout_s` is over."""
 
 
 def now() -> datetime:
@@ -34,6 +37,13 @@ def now() -> datetime:
 def age_s(moment: datetime | None) -> float | None:
     """Seconds since that moment, to a tenth; None where there was none."""
     return round((now() - moment).total_seconds(), 1) if moment else None
+
+
+def is_of_the_database(error: Exception) -> bool:
+    """Whether the database itself fails: not a value that it does not take, nor a row that somebody keeps locked."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    return getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE
 
 
 def make_engine(database: DatabaseConfig) -> sa.Engine:

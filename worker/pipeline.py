@@ -21,8 +21,9 @@ from pydicom import Dataset
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from dicom_node import __version__, jobs
-from dicom_node.archive import archive_error
+from dicom_node.archive import archive_error, picture_path
 from dicom_node.config import Config
+from dicom_node.db import is_of_the_database
 from dicom_node.errors import LeaseLost, NodeError
 from dicom_node.jobs import ClaimedJob, NewResult, Outcome
 from dicom_node.profiles import Variant
@@ -82,11 +83,12 @@ def run_job(runtime: Runtime, job_id: int) -> None:
             )
         except LeaseLost as error:
             log.warning("job given up", reason=str(error))
-        except SQLAlchemyError as error:
-            # The database is gone: nothing can be written now. The lease runs out and the sweep queues the job again.
-            log.error("database unreachable, the job will be run again", error=type(error).__name__)
-        except Exception as error:  # noqa: BLE001  (the task boundary: every other error becomes a row)
-            _fail(runtime, job, error)
+        except Exception as error:  # noqa: BLE001  (the task boundary)
+            if is_of_the_database(error):
+                # Nothing can be written now. The lease runs out and the sweep queues the job again.
+                log.error("database unreachable, the job will be run again", error=type(error).__name__)
+            else:  # every other error becomes a row
+                _fail(runtime, job, error)
 
 
 def _finish(runtime: Runtime, job: ClaimedJob, outcome: Outcome, lease: Lease) -> None:
@@ -95,7 +97,7 @@ def _finish(runtime: Runtime, job: ClaimedJob, outcome: Outcome, lease: Lease) -
         lease.check()
         try:
             jobs.finish(runtime.database, job, outcome, runtime.config)
-        except OperationalError as error:
+        except OperationalError as error:  # also a row that somebody keeps locked
             log.warning("the end of the job cannot be written yet", error=type(error).__name__)
             time.sleep(DATABASE_RETRY_S)
         else:
@@ -171,7 +173,7 @@ def _write_results(
             for variant, datasets in written.items()
             for ds in datasets
         ]
-        overlay = f"results/{job.input_digest[:2]}/overlay-{job.input_digest}-{job.id}.png"
+        overlay = picture_path(job.input_digest, job.id)
         write_overlay(found.volume, runtime.archive_dir / overlay, prediction=exam.prediction, lesions=exam.lesions)
     return tuple(kept), overlay
 
@@ -310,10 +312,13 @@ def _fail(runtime: Runtime, job: ClaimedJob, error: Exception) -> None:
     if isinstance(error, OSError) and error.errno:
         known_as = archive_error(error)
         error = type(known_as)(f"{known_as}; a file of the archive cannot be read or written, see `dicom-node doctor`")
-    code = getattr(error, "code", None) or type(error).__name__
-    known = isinstance(error, NodeError | MlError | ResultInvalid)
-    text = str(error) if known else f"{type(error).__name__} in the worker; the log of job {job.id} has the trace"
-    log.error("job raised an error", code=code, error=text, exc_info=None if known else error)
+    if isinstance(error, NodeError | MlError | ResultInvalid):
+        code, text = error.code, str(error)
+        log.error("job raised an error", code=code, error=text)
+    else:
+        code = type(error).__name__
+        text = f"{code} in the worker; the log of job {job.id} has the trace"
+        log.error("job raised an error", code=code, error=text, exc_info=error)
     retryable = not isinstance(error, ResultInvalid) and getattr(error, "retryable", True)
     try:
         state = jobs.fail(

@@ -12,6 +12,7 @@ import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 from sqlalchemy import select, update
+from sqlalchemy.exc import DataError
 
 from dicom_node import deliverer, jobs
 from dicom_node.states import DeliveryState, JobState, ResultKind
@@ -386,6 +387,23 @@ def test_a_disk_that_is_full_is_named(
     assert (row.state, row.error_code) == (JobState.QUEUED, "OUT_OF_SPACE")
     assert "1.2.3" not in (row.error_text or "")
     assert "dicom-node doctor" in (row.error_text or "")
+
+
+def test_a_value_that_the_database_refuses_fails_the_job_and_not_the_worker(
+    make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no database that is gone: waiting for its lease would end with a job that seems to kill workers."""
+    house, runtime = make_house()
+    job_id = house.job(ct_series(slices=24))
+
+    def refused(*_: object) -> None:
+        raise DataError("", None, ValueError("NaN"))
+
+    monkeypatch.setattr(jobs, "finish", refused)
+    pipeline.run_job(runtime, job_id)
+    row = house.row(job_id)
+    assert (row.state, row.error_code) == (JobState.QUEUED, "DataError")
+    assert row.not_before is not None
 
 
 def test_a_rejection_waits_for_an_archive_that_is_away(make_house: Callable[..., tuple[House, Runtime]]) -> None:
