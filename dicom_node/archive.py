@@ -3,7 +3,8 @@
     incoming/                           being received; anything older than the process is swept at start
     instances/3f1/<study>/<series>/     <SOP Instance UID>-<16 hex digits of the digest>.dcm
     conflicts/                          same UID, other bytes
-    results/ab/                         what the worker made; it writes its files itself (worker.results.files)
+    results/ab/                         what the worker made; it writes its files itself (worker.results.files), and
+                                        beside them the picture of each job, `picture_path`
 
 The name of a received file holds the digest of its dataset, so none is ever replaced by another content: the same bytes
 land on the same name, other bytes beside it. `commit` returns when the file, its name and every new folder are durable.
@@ -38,6 +39,10 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 NO_LINK = frozenset({errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
 
+COMMITTED = {"instances": (".dcm",), "conflicts": (".dcm",), "results": (".dcm", ".png", ".tmp")}
+"""Folders of the archive, and how the names of the files in them end that are, or were to be, somebody's: the last of
+results is what a worker had begun to write when it was killed."""
+PICTURE = re.compile(r"results/\w+/overlay-\w+-(\d+)\.png")
 READ_BYTES = 1024 * 1024
 PLACE_TRIES = 5
 """A study's folder is removed with its last file (`FolderArchive.remove`), perhaps while a new one is about to come."""
@@ -52,6 +57,17 @@ def check_uid(uid: str) -> str:
     if not SAFE_UID.fullmatch(uid):
         raise UnsafeUid("a UID has digits and dots only, 64 at most (PS3.5 section 9.1)")
     return uid
+
+
+def picture_path(input_digest: str, job_id: int) -> str:
+    """Where a job keeps the picture of its findings."""
+    return f"results/{input_digest[:2]}/overlay-{input_digest}-{job_id}.png"
+
+
+def job_of_picture(path: str) -> int | None:
+    """The id of the job that a picture belongs to; None where the path is no picture's."""
+    found = PICTURE.fullmatch(path)
+    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
@@ -243,9 +259,9 @@ class FolderArchive:
         """See Archive."""
         limit = time.time() - older_than_s
         with _os_errors():
-            for top in ("instances", "conflicts", "results"):
+            for top, endings in COMMITTED.items():
                 for folder, _, names in os.walk(self.root / top, onerror=_raise_unless_gone):
-                    for file in (Path(folder, name) for name in names if name.endswith(".dcm")):
+                    for file in (Path(folder, name) for name in names if name.endswith(endings)):
                         with suppress(FileNotFoundError):
                             if file.stat().st_mtime <= limit:
                                 yield file.relative_to(self.root).as_posix()

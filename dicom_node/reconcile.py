@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 import structlog
 
-from dicom_node.tables import Conflict, Instance, Result, Study
+from dicom_node.archive import job_of_picture
+from dicom_node.tables import Conflict, Instance, Job, Result, Study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,6 +87,9 @@ def _unknown(connection: sa.Connection, paths: Sequence[str]) -> list[str]:
     )
     for table in (Instance, Conflict):
         known.update(connection.scalars(sa.select(table.path).where(table.path.in_(paths))))
+    of_jobs = {job_id for path in paths if (job_id := job_of_picture(path)) is not None}
+    summaries = connection.scalars(sa.select(Job.summary).where(Job.id.in_(of_jobs)))
+    known.update(str(summary.get("overlay")) for summary in summaries if summary)
     return [path for path in paths if path not in known]
 
 

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_node import jobs, owed_reports, reconcile, reports, retention
+from dicom_node.archive import picture_path
 from dicom_node.commitment_messages import Reference, Request
 from dicom_node.db import now
 from dicom_node.errors import NotPossible
@@ -175,7 +176,7 @@ def test_result_files_go_later_and_their_rows_stay(make_house: MakeHouse) -> Non
 
 def picture_of(house: House, job_id: int) -> Path:
     """The picture that the job's summary names, on disk."""
-    path = f"results/ab/overlay-{job_id}.png"
+    path = picture_path("ab12", job_id)
     house.change(Job, summary={"overlay": path, "line": "positive"})
     file = house.archive.path(path)
     file.parent.mkdir(parents=True)
@@ -268,11 +269,15 @@ def test_a_crash_between_rows_and_files_is_repaired(make_house: MakeHouse, monke
 def test_result_files_of_a_killed_worker_do_not_stay(make_house: MakeHouse) -> None:
     """Written whole or half, without a row: the job is run again, maybe under other settings and so other UIDs."""
     house = make_house(PACS)
-    settled(house)
+    job_id = settled(house)
+    picture_of(house, job_id)
     kept = files(house, "results")
-    for name in ("2.25.8.dcm", ".part-0123456789abcdef-2.25.9.dcm"):
-        (house.config.archive_dir / "results" / name).write_bytes(b"x")
-    assert len(reconcile.reconcile(house.engine, house.archive, older_than_s=0)) == 2
+    folder = house.config.archive_dir / "results"
+    for path in (folder / "2.25.8.dcm", folder / "2.25.9.dcm.0123456789abcdef.tmp"):
+        path.write_bytes(b"x")
+    for digest, number in (("ab34", job_id), ("ab12", job_id + 1)):  # of another input, and of a job that never was
+        (house.config.archive_dir / picture_path(digest, number)).write_bytes(b"x")
+    assert len(reconcile.reconcile(house.engine, house.archive, older_than_s=0)) == 4
     assert files(house, "results") == kept
 
 
