@@ -25,7 +25,9 @@ DAMAGED_ARRAYS = (
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Durably: temporary file, fsync, rename. The folder must exist; of several writers at once the last one counts.
+    """Durably, its name too: temporary file, fsync, rename. The folder must exist.
+
+    Of several writers at once the last one counts.
 
     Raises:
         OSError: it could not be written; what was there is untouched, and nothing else is left.
@@ -40,11 +42,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync(path.parent)
 
 
 @contextmanager
 def whole_folder(path: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
-    """A folder to write into, which then gets the name `path`; the folder above is made where there is none.
+    """A folder of files to write into, which then gets the name `path`; the folder above is made where there is none.
 
     A folder of that name that is whole stays: of several writers at once the first one counts, as somebody may read it
     already. One that is not is replaced.
@@ -58,10 +61,22 @@ def whole_folder(path: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]
     try:
         yield temporary
         if not is_whole(path):
-            shutil.rmtree(path, ignore_errors=True)
-            _rename(temporary, path, is_whole)
+            for file in (*temporary.iterdir(), temporary):
+                sync(file)
+            while not _take_name(temporary, path, is_whole):
+                pass
+            sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file, or the names in a folder, outlive a loss of power. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_stale(folder: Path) -> None:
@@ -72,9 +87,22 @@ def remove_stale(folder: Path) -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def _rename(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) -> None:
+def _take_name(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) -> bool:
+    """Whether there is a whole folder of that name now; else what half of one was there is gone. Raises OSError."""
     try:
         temporary.rename(path)
     except OSError:
-        if not is_whole(path):
+        if not path.is_dir():
             raise
+    else:
+        return True
+    if is_whole(path):
+        return True
+    aside = temporary / "aside"
+    with suppress(FileNotFoundError):  # another writer took it away
+        path.rename(aside)
+        if is_whole(aside):  # another writer has finished it meanwhile
+            with suppress(OSError):
+                aside.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
+    return False

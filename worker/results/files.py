@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pydicom import dcmread, dcmwrite
 
-from ml.files import write_atomically
+from ml.files import sync, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,11 +37,8 @@ def save(ds: Dataset, path: Path) -> str:
 
 
 def write_whole(content: bytes, path: Path) -> None:
-    """Writes a file whole or not at all, in a folder that is made when it is not there; its name is durable too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file whole or not at all, in a folder that is made when it is not there."""
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sync(path.parent.parent)
     write_atomically(path, content)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
