@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from ml.inference.midline import Midline, find_midline, points_lps
 from ml.prediction import Lesion, Region, Side
@@ -113,7 +114,8 @@ def _outline_mm(slice_mask: MaskArray, pixel_spacing_mm: tuple[float, float]) ->
 
 def _longest(outline_mm: FloatArray) -> tuple[float, FloatArray]:
     """The largest distance between two points, mm, and its direction (y, x)."""
-    between = outline_mm[:, None] - outline_mm[None]
+    corners = outline_mm[np.sort(ConvexHull(outline_mm).vertices)]  # thousands of points would take gigabytes
+    between = corners[:, None] - corners[None]
     squares = np.sum(between**2, axis=-1)
     one, other = np.unravel_index(squares.argmax(), squares.shape)
     length = float(np.sqrt(squares[one, other]))
