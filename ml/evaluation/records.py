@@ -155,6 +155,7 @@ def open_folder(folder: Path, origin: Origin) -> tuple[str, ...]:
     if unsafe or len(set(origin.exams)) < len(origin.exams):
         raise EvaluationError(f"{len(unsafe)} exams have names that no file can have, or names occur twice")
     path = folder / "origin.json"
+    missing = tuple(exam for exam in origin.exams if not (folder / "exams" / f"{exam}.json").exists())
     if path.exists():
         before = read_origin(folder)
         if not _same_answers(before, origin):
@@ -162,9 +163,11 @@ def open_folder(folder: Path, origin: Origin) -> tuple[str, ...]:
                 f"{folder.name} has answers of {before.bundle or before.model} on {before.data}, not of "
                 f"{origin.bundle or origin.model} on {origin.data}; choose another folder, or remove it"
             )
+        if not missing:
+            return ()
     (folder / "exams").mkdir(parents=True, exist_ok=True)
     write_atomically(path, _ORIGIN.dump_json(origin, indent=1) + b"\n")
-    return tuple(exam for exam in origin.exams if not (folder / "exams" / f"{exam}.json").exists())
+    return missing
 
 
 def write_record(folder: Path, record: ExamRecord, pixels: ExamPixels | None = None) -> None:
@@ -194,7 +197,7 @@ def write_published(folder: Path, origin: Origin, records: Sequence[ExamRecord])
 
 
 def _same_answers(one: Origin, other: Origin) -> bool:
-    """All but commit and command: a program that was changed may go on, and its commit is the last one named."""
+    """All but commit and command: a program that was changed may go on, and is named where it added an exam."""
     return replace(one, commit="", command="") == replace(other, commit="", command="")
 
 

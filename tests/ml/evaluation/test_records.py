@@ -85,6 +85,15 @@ def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
     assert read_records(tmp_path).origin.commit == "later"
 
 
+def test_a_set_that_is_finished_keeps_the_commit_that_made_it(tmp_path: Path) -> None:
+    """To ask again is no new answer."""
+    open_folder(tmp_path, ORIGIN)
+    for exam in ORIGIN.exams:
+        write_record(tmp_path, replace(RECORD, exam=exam))
+    assert open_folder(tmp_path, replace(ORIGIN, commit="later", command="again")) == ()
+    assert read_records(tmp_path).origin == ORIGIN
+
+
 @pytest.mark.parametrize("change", [{"digest": "1" * 64}, {"data": "phantom:A:0+3@128"}, {"pixel_prob": 0.4}])
 def test_answers_of_two_bundles_never_mix(tmp_path: Path, change: dict[str, object]) -> None:
     """Nor of two sets or thresholds; what is there stays."""
