@@ -92,7 +92,7 @@ def _take_name(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) ->
     try:
         temporary.rename(path)
     except OSError:
-        if not path.is_dir():
+        if not (path.is_dir() and temporary.is_dir()):
             raise
     else:
         return True

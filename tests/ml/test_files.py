@@ -3,10 +3,12 @@
 import errno
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ml import files
 from ml.files import remove_stale, whole_folder, write_atomically
 
 WRITERS, TIMES = 4, 200
@@ -18,16 +20,21 @@ def write_often(path: Path, letter: bytes) -> None:
         write_atomically(path, letter * 5000)
 
 
-def test_processes_that_write_one_file_at_once_leave_one_of_their_contents(tmp_path: Path) -> None:
-    """None of them fails over another one's temporary file."""
-    path = tmp_path / "study.json"
+def write_at_once(write: Callable[[Path, bytes], None], path: Path) -> None:
+    """Several processes, each with a letter of its own; none of them fails."""
     context = multiprocessing.get_context("forkserver")
-    writers = [context.Process(target=write_often, args=(path, bytes([97 + number]))) for number in range(WRITERS)]
+    writers = [context.Process(target=write, args=(path, bytes([97 + number]))) for number in range(WRITERS)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * WRITERS
+
+
+def test_processes_that_write_one_file_at_once_leave_one_of_their_contents(tmp_path: Path) -> None:
+    """None of them fails over another one's temporary file."""
+    path = tmp_path / "study.json"
+    write_at_once(write_often, path)
     assert path.read_bytes() in {bytes([97 + number]) * 5000 for number in range(WRITERS)}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -62,17 +69,19 @@ def write_folder(path: Path, letter: bytes) -> None:
 
 def test_of_processes_that_write_one_folder_at_once_the_first_one_counts(tmp_path: Path) -> None:
     """None of them fails, no folder has files of two, and nothing else is left."""
-    context = multiprocessing.get_context("forkserver")
-    writers = [context.Process(target=write_folder, args=(tmp_path, bytes([97 + number]))) for number in range(WRITERS)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0] * WRITERS
+    write_at_once(write_folder, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {str(number) for number in range(TIMES)}
     for folder in tmp_path.iterdir():
         assert len({path.read_bytes() for path in folder.iterdir()}) == 1
         assert len(list(folder.iterdir())) == 2
+
+
+def test_a_folder_that_is_taken_away_ends_with_an_error(tmp_path: Path) -> None:
+    """And not in trying for ever, where half of one has the name that it was to get."""
+    folder = tmp_path / "exam"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError):
+        files._take_name(tmp_path / "gone", folder, has_facts)
 
 
 def test_a_folder_that_cannot_be_finished_leaves_what_was_there(tmp_path: Path) -> None:
