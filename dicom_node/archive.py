@@ -42,7 +42,7 @@ NO_LINK = frozenset({errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, err
 COMMITTED = {"instances": (".dcm",), "conflicts": (".dcm",), "results": (".dcm", ".png", ".tmp")}
 """Folders of the archive, and how the names of the files in them end that are, or were to be, somebody's: the last of
 results is what a worker had begun to write when it was killed."""
-PICTURE = re.compile(r"results/\w+/overlay-\w+-(\d+)\.png")
+PICTURE_PATH = re.compile(r"results/\w+/overlay-\w+-(\d+)\.png")
 READ_BYTES = 1024 * 1024
 PLACE_TRIES = 5
 """A study's folder is removed with its last file (`FolderArchive.remove`), perhaps while a new one is about to come."""
@@ -66,7 +66,7 @@ def picture_path(input_digest: str, job_id: int) -> str:
 
 def job_of_picture(path: str) -> int | None:
     """The id of the job that a picture belongs to; None where the path is no picture's."""
-    found = PICTURE.fullmatch(path)
+    found = PICTURE_PATH.fullmatch(path)
     return int(found[1]) if found else None
 
 

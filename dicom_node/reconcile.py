@@ -5,10 +5,9 @@ Nothing was acknowledged for the former, so the sender still has them, and the j
 leaves few: where many received files are without a row, the database is an older copy, and they may be all that is left
 of what was acknowledged since. They stay, and somebody is told.
 
-A file of
-the same bytes may be arriving at this very moment, therefore the removal and the look at the rows happen in one
-transaction that keeps other writers out; intake and the end of a job look for their files inside the transaction that
-writes the rows (intake_rows, jobs), so either the row is seen here or the missing file is seen there.
+A file of the same bytes may be arriving at this very moment, therefore the removal and the look at the rows happen in
+one transaction that keeps other writers out; intake and the end of a job look for their files inside the transaction
+that writes the rows (intake_rows, jobs), so either the row is seen here or the missing file is seen there.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import sqlalchemy as sa
 import structlog
 
 from dicom_node.archive import job_of_picture
-from dicom_node.tables import Conflict, Instance, Job, Result, Study
+from dicom_node.tables import PICTURE, Conflict, Instance, Job, Result, Study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,6 +48,8 @@ def reconcile(
     for paths in _batches(archive.committed(older_than_s=older_than_s)):
         with engine.execution_options(read_only=True).connect() as connection:
             suspects = _unknown(connection, paths)
+            if not suspects:
+                continue
             of_studies = _perhaps_acknowledged(connection, suspects)
         count += len(of_studies)
         received += of_studies[: MOST_OF_A_CRASH - len(received)]
@@ -89,7 +90,7 @@ def _unknown(connection: sa.Connection, paths: Sequence[str]) -> list[str]:
         known.update(connection.scalars(sa.select(table.path).where(table.path.in_(paths))))
     of_jobs = {job_id for path in paths if (job_id := job_of_picture(path)) is not None}
     summaries = connection.scalars(sa.select(Job.summary).where(Job.id.in_(of_jobs)))
-    known.update(str(summary.get("overlay")) for summary in summaries if summary)
+    known.update(str(summary.get(PICTURE)) for summary in summaries if summary)
     return [path for path in paths if path not in known]
 
 

@@ -34,15 +34,13 @@ from dicom_node.deliveries import UNCONFIRMED
 from dicom_node.errors import ArchiveError
 from dicom_node.reconcile import remove_unknown
 from dicom_node.states import DeliveryState, JobState, StudyState
-from dicom_node.tables import Commitment, Conflict, Delivery, Instance, Job, OwedReport, Result, Study
+from dicom_node.tables import PICTURE, Commitment, Conflict, Delivery, Instance, Job, OwedReport, Result, Study
 
 log = structlog.get_logger()
 
 ROUND_S = 60.0
 AT_A_TIME = 200
 """Studies that are looked for, result files that are marked, and transactions that go, in one statement."""
-PICTURE = "overlay"
-"""Where a job's summary names the file of its picture, relative to the archive."""
 NOT_ENDED = (JobState.QUEUED, JobState.RUNNING, JobState.FAILED, JobState.QUARANTINED)
 WITHDRAWN = (DeliveryState.REFUSED, DeliveryState.CANCELLED)
 

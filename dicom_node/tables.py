@@ -27,6 +27,9 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 
+PICTURE = "overlay"
+"""Where a job's summary names the file of its picture, relative to the archive."""
+
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """An aware UTC datetime on every database (SQLite keeps no zone: it is put back on reading)."""

@@ -28,6 +28,7 @@ from dicom_node.errors import LeaseLost, NodeError
 from dicom_node.jobs import ClaimedJob, NewResult, Outcome
 from dicom_node.profiles import Variant
 from dicom_node.states import JobState
+from dicom_node.tables import PICTURE
 from ml.data.series import read_volume
 from ml.errors import MlError, UnreadableStudy
 from ml.inference.lesions import find_lesions
@@ -132,7 +133,7 @@ def analyse(runtime: Runtime, job: ClaimedJob, lease: Lease) -> Outcome:
         finding=found.finding,
         results=results,
         bundle=_bundle_name(prediction.bundle),
-        summary={**summary, "overlay": overlay, "seconds": stages.seconds},
+        summary={**summary, PICTURE: overlay, "seconds": stages.seconds},
     )
 
 

@@ -215,17 +215,22 @@ def test_results_that_had_nowhere_to_go_stay(make_house: MakeHouse) -> None:
     assert (removed.pictures, picture.exists()) == (0, True)
 
 
+def three_settled(house: House, *, apart_s: int) -> None:
+    """Studies that came one after the other, the last one so long ago too."""
+    for number in (1, 2, 3):
+        house.receive(head_ct(study_uid=f"2.25.{number}0", series_uid=f"2.25.{number}1"))
+        (job_id,) = house.sweep()
+        house.finish(house.claimed(job_id), name=str(number))
+        house.age(s=apart_s)
+    house.change(Delivery, state=DeliveryState.SENT)
+
+
 def test_room_is_made_by_the_oldest_first_and_no_further(
     make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three settled studies, room for two; late slices of the youngest may still come."""
     house = make_house(PACS + "[retention]\nmake_room_below_bytes = 5000000000\n")
-    for number in (1, 2, 3):
-        house.receive(head_ct(study_uid=f"2.25.{number}0", series_uid=f"2.25.{number}1"))
-        (job_id,) = house.sweep()
-        house.finish(house.claimed(job_id), name=str(number))
-        house.age(s=2000)
-    house.change(Delivery, state=DeliveryState.SENT)
+    three_settled(house, apart_s=2000)
     free = iter([4_000_000_000, 4_000_000_000, 4_900_000_000, 5_100_000_000])
     monkeypatch.setattr(house.archive, "free_bytes", lambda: next(free))
     removed = retention.make_room(house.database, house.archive, house.config)
@@ -240,12 +245,7 @@ def test_room_is_made_by_the_oldest_first_and_no_further(
 def test_no_more_goes_than_what_is_missing(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that says only later what has become free: one study is enough, and the others stay."""
     house = make_house(PACS + "[retention]\nmake_room_below_bytes = 5000000000\n")
-    for number in (1, 2, 3):
-        house.receive(head_ct(study_uid=f"2.25.{number}0", series_uid=f"2.25.{number}1"))
-        (job_id,) = house.sweep()
-        house.finish(house.claimed(job_id), name=str(number))
-        house.age(s=10_000)
-    house.change(Delivery, state=DeliveryState.SENT)
+    three_settled(house, apart_s=10_000)
     monkeypatch.setattr(house.archive, "free_bytes", lambda: 5_000_000_000 - 2_000)
     assert retention.make_room(house.database, house.archive, house.config).studies == 1
     assert {row.study_id for row in house.all(Instance)} == {2, 3}
