@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from bench.engines import write_exam as write_scan
 from bench.plain import PlainDrn, train_plainly
@@ -40,6 +40,7 @@ from ml.labels import Subtype
 from ml.networks.patchfcn import COMPACT, PAPER, PatchFcn, PatchFcnConfig
 from ml.self_training.labelling import score_exam
 from ml.self_training.scores import ScoreStore
+from ml.training.loader import load_steps
 from ml.training.loop import train
 from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, Recipe, Span
 from ml.training.sampler import Batch, PatchBatches, Step, to_images
@@ -198,9 +199,16 @@ def _loop_rate(
 
 
 def _loader_rate(batches: PatchBatches, *, device: str, workers: int, patches: int) -> float:
-    """Patches per second that the loader's processes make while nobody trains: above the loop's, they never lag."""
-    loader = DataLoader(batches, batch_size=None, num_workers=workers)
-    return _rate([time.perf_counter() for _ in loader], device, patches)
+    """Patches per second that the loader's processes make while nobody trains: above the loop's, they never lag.
+
+    Also prints what a step takes of the process that receives it.
+    """
+    machine = Machine(device=device, loader_workers=workers)
+    moments = [(time.perf_counter(), time.process_time()) for _ in load_steps(batches, 0, len(batches), machine)]
+    received = [processor for _, processor in moments[WARM_UP[device] - 1 :]]
+    took_ms = (received[-1] - received[0]) / (len(received) - 1) * 1000
+    print(f"{device:5} {took_ms:.2f} ms of processor time to receive a step of {patches} patches", flush=True)
+    return _rate([moment for moment, _ in moments], device, patches)
 
 
 def _rate(moments: list[float], device: str, patches: int) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Subset
 
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.distribution import rank, share_batch_norms, world_size
 from ml.training.journal import Journal
+from ml.training.loader import dead_workers_named, load_steps
 from ml.training.losses import Losses
 from ml.training.recipe import Machine, Recipe, Span
 from ml.training.sampler import PatchBatches, Step
@@ -30,8 +30,6 @@ Progress = Callable[[int, float], None]
 """Called after every step with (steps done, smoothed loss)."""
 
 CHECKPOINT = "checkpoint.pt"
-SIGNAL_S = 5.0
-"""How long the kernel may take to tell of a dead process."""
 
 
 class _StepLoss:
@@ -178,12 +176,12 @@ def train(
     gradients = Gradients(of_step, state.scaler, machine, sample)
     with (
         closing(Journal(folder if rank() == 0 else None, first=state.step, tensorboard=machine.tensorboard)) as journal,
-        _dead_workers_named(),
-        closing(_patches(batches, state.step, span.end, machine)) as patches,
+        dead_workers_named(),
+        closing(load_steps(batches, state.step, span.end, machine)) as steps,
     ):
         under_way: deque[_StepLoss] = deque()
         clock = _Clock(machine)
-        for step in patches:
+        for step in steps:
             rate = recipe.rate(state.step, span)
             found, norm = _learn(gradients, state, step, rate, recipe)
             under_way.append(_StepLoss(state.step, found.sum))
@@ -258,39 +256,3 @@ def _figures(found: Losses, step: Step, rate: float, norm: Tensor) -> dict[str, 
         "positive_patches": float(patches.mean()),
         "positive_pixels": float((pixels == 1).float().mean()),
     }
-
-
-def _patches(batches: PatchBatches, first: int, last: int, machine: Machine) -> Generator[Step]:
-    """The steps from `first`."""
-    workers = machine.loader_workers
-    yield from DataLoader(
-        Subset(batches, range(first, last)),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        timeout=machine.loader_timeout_s if workers else 0,
-        pin_memory=machine.device != "cpu",
-    )
-
-
-@contextmanager
-def _dead_workers_named() -> Iterator[None]:
-    """A loader's worker that dies or hangs becomes a TrainingError.
-
-    PyTorch raises for a dead one from a signal handler, at whatever place of a step this process is just then. One that
-    dies while it hands over a patch breaks the connection first.
-    """
-    try:
-        try:
-            yield
-        except (ConnectionError, EOFError):
-            time.sleep(SIGNAL_S)  # ended by the handler, whose word of it must come here and not later
-            raise
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise TrainingError(
-            f"a process that makes patches died or hung ({reason}); the last checkpoint is usable. "
-            "Most often memory ran out: run the same command again with fewer --loader-workers, or 0"
-        ) from error

@@ -14,7 +14,7 @@ import torch
 from ml.data.shards import ExamShard
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
-from ml.training import loop
+from ml.training import loader
 from ml.training.augmentation import Augmentation
 from ml.training.checkpoints import load_checkpoint
 from ml.training.loop import CHECKPOINT, train
@@ -120,8 +120,11 @@ def test_a_loader_process_that_dies_while_it_hands_over_is_named(
     broken: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks before PyTorch has heard of the death, and its word of it may come in any line after."""
-    monkeypatch.setattr(loop, "SIGNAL_S", 0.0)
-    with pytest.raises(TrainingError, match=r"last checkpoint is usable.*--loader-workers"), loop._dead_workers_named():
+    monkeypatch.setattr(loader, "SIGNAL_S", 0.0)
+    with (
+        pytest.raises(TrainingError, match=r"last checkpoint is usable.*--loader-workers"),
+        loader.dead_workers_named(),
+    ):
         raise broken
 
 
