@@ -148,7 +148,7 @@ def _per_slice(operation: object, mask: MaskArray, radius_px: float) -> MaskArra
     return np.asarray(operation(mask, disc))  # type: ignore[operator] # one of scipy's, which has no types
 
 
-def _largest(mask: MaskArray) -> MaskArray:
+def largest_piece(mask: MaskArray) -> MaskArray:
     """The largest piece of a slice."""
     labels, count = ndimage.label(mask)
     if count < 2:
@@ -159,7 +159,7 @@ def _largest(mask: MaskArray) -> MaskArray:
 def _follow(pieces: MaskArray, widening_px: float) -> MaskArray:
     """The largest piece of any slice, and above and below it what goes on from there."""
     followed = np.zeros_like(pieces)
-    largest = [_largest(one) for one in pieces]
+    largest = [largest_piece(one) for one in pieces]
     widest = int(np.argmax([one.sum() for one in largest]))
     followed[widest] = largest[widest]
     for order in (range(widest + 1, len(pieces)), range(widest - 1, -1, -1)):

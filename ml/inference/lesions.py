@@ -7,7 +7,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from ml.inference.midline import Midline, find_midline, points_lps
+from ml.inference.midline import Midline, find_midline
+from ml.inference.pose import points_lps
 from ml.prediction import Lesion, Region, Side
 from ml.volume import FloatArray, Geometry, MaskArray, Volume
 

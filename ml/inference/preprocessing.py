@@ -2,7 +2,8 @@
 
 Array axes: z, y, x of the source grid; v, u rows and columns of the network's square images. Resampling is
 separable and linear, so a slice is `rows @ slice @ columns.T` with two small matrices, the same in both directions.
-Slices stay in the pixel frame of the gantry: a tilted scan is not sheared straight, its head stays centred.
+Slices stay in the pixel frame of the gantry: a tilted scan is not sheared straight, its head stays centred. A head that
+lies on a side is turned upright within the network's images.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ml.config import Preprocessing
 from ml.inference.brain import extract_brain
-from ml.volume import Geometry, HuArray, MaskArray, Volume
+from ml.inference.pose import STRAIGHT_DEGREES, axes, head_turn
+from ml.volume import FloatArray, Geometry, HuArray, MaskArray, Volume
 
 AIR_HU = -1000.0
 BONE_HU = 300.0
@@ -41,11 +44,14 @@ class Orientation:
     @classmethod
     def of(cls, geometry: Geometry) -> Orientation:
         """For slices within 45 degrees of axial, supine or prone, head or feet first."""
-        transpose = abs(geometry.row_lps[0]) < abs(geometry.column_lps[0])
-        right, down = geometry.row_lps, geometry.column_lps
-        if transpose:
-            right, down = down, right
-        return cls(bool(transpose), (bool(geometry.normal_lps[2] < 0), bool(down[1] < 0), bool(right[0] < 0)))
+        transpose = bool(abs(geometry.row_lps[0]) < abs(geometry.column_lps[0]))
+        down, right = _down_and_right(geometry, transpose=transpose)
+        return cls(transpose, (bool(geometry.normal_lps[2] < 0), bool(down[1] < 0), bool(right[0] < 0)))
+
+    def directions_lps(self, geometry: Geometry) -> FloatArray:
+        """(2, 3) unit vectors of increasing y and x in standard orientation."""
+        signs = np.where(self.flips[1:], -1.0, 1.0)
+        return np.asarray(signs[:, None] * _down_and_right(geometry, transpose=self.transpose))
 
     @property
     def _reversal(self) -> tuple[slice, slice, slice]:
@@ -78,18 +84,37 @@ class Sampling:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """An exam on the network's grid."""
+class View:
+    """The network's square view of slices in standard orientation, and the way back."""
 
-    hu_zvu: HuArray
-    orientation: Orientation
-    sampling: Sampling
     rows: F32Array
     """(v, y) resampling matrix, source to network; `columns` likewise (u, x)."""
     columns: F32Array
     back_rows: F32Array
     """(y, v) network to source; `back_columns` likewise (x, u)."""
     back_columns: F32Array
+    upright: F32Array | None
+    """(2, 2) rotation from (v, u) of the network's images to the head as it lies; None: it lies straight."""
+
+    def show(self, slices_nyx: npt.NDArray[np.floating], *, outside: float = 0.0) -> F32Array:
+        """(n, v, u) of (n, y, x); `outside`: what lies beyond the source."""
+        seen = np.stack([self.rows @ (one - outside) @ self.columns.T for one in slices_nyx])
+        return np.asarray((seen if self.upright is None else _turned(seen, self.upright)) + outside)
+
+    def undo(self, images_nvu: F32Array) -> F32Array:
+        """(n, y, x) of (n, v, u); outside the network's view it is 0."""
+        seen = images_nvu if self.upright is None else _turned(images_nvu, self.upright.T)
+        return np.stack([self.back_rows @ one @ self.back_columns.T for one in seen])
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An exam on the network's grid."""
+
+    hu_zvu: HuArray
+    orientation: Orientation
+    sampling: Sampling
+    view: View
     config: Preprocessing
 
     def __len__(self) -> int:
@@ -107,8 +132,7 @@ class Prepared:
 
     def to_source(self, prob_nvu: F32Array) -> F32Array:
         """(n, v, u) of the analysed slices -> (z, y, x) of the source; outside the network's view it is 0."""
-        spread = self.spread_slices(prob_nvu)
-        oriented = np.stack([self.back_rows @ one @ self.back_columns.T for one in spread])
+        oriented = self.view.undo(self.spread_slices(prob_nvu))
         return np.ascontiguousarray(np.clip(self.orientation.undo(oriented), 0.0, 1.0))
 
     def spread_slices(self, values: F32Array) -> F32Array:
@@ -130,20 +154,22 @@ def prepare(volume: Volume, config: Preprocessing) -> Prepared:
     if orientation.flips[0]:
         offsets = -offsets[::-1]
     centre_y, centre_x = head_centre(hu)
-    rows = resampling(hu.shape[1], spacing_y, centre_y, config)
-    columns = resampling(hu.shape[2], spacing_x, centre_x, config)
+    view = View(
+        rows=resampling(hu.shape[1], spacing_y, centre_y, config),
+        columns=resampling(hu.shape[2], spacing_x, centre_x, config),
+        back_rows=resampling_back(hu.shape[1], spacing_y, centre_y, config),
+        back_columns=resampling_back(hu.shape[2], spacing_x, centre_x, config),
+        upright=_upright(volume, orientation),
+    )
     if config.brain_only:
         hu = np.where(extract_brain(hu, (spacing_y, spacing_x)), hu, np.float32(AIR_HU))
-    small = np.stack([rows @ (one - AIR_HU) @ columns.T + AIR_HU for one in hu])
+    small = view.show(hu, outside=AIR_HU)
     sampling = sample(offsets, config)
     return Prepared(
         hu_zvu=small if np.array_equal(sampling.slabs, np.eye(len(small))) else _mix(sampling.slabs, small),
         orientation=orientation,
         sampling=sampling,
-        rows=rows,
-        columns=columns,
-        back_rows=resampling_back(hu.shape[1], spacing_y, centre_y, config),
-        back_columns=resampling_back(hu.shape[2], spacing_x, centre_x, config),
+        view=view,
         config=config,
     )
 
@@ -220,6 +246,30 @@ def _neighbour(offsets_mm: Positions, z: int, distance_mm: float) -> int:
     if not side.size:
         return z
     return int(side[np.argmin(np.abs(offsets_mm[side] - offsets_mm[z] - distance_mm))])
+
+
+def _down_and_right(geometry: Geometry, *, transpose: bool) -> FloatArray:
+    """(2, 3): how the two axes of a slice run, the one from front to back (or back to front) first."""
+    axes_lps = (geometry.row_lps, geometry.column_lps) if transpose else (geometry.column_lps, geometry.row_lps)
+    return np.array(axes_lps)
+
+
+def _upright(volume: Volume, orientation: Orientation) -> F32Array | None:
+    """See View: turns a head by more than the network has seen in training (`ml.training.augmentation`)."""
+    _, backwards, _ = axes(head_turn(volume))
+    down, right = orientation.directions_lps(volume.geometry) @ backwards
+    angle = np.arctan2(right, down)
+    if abs(np.degrees(angle)) <= STRAIGHT_DEGREES:
+        return None
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, -sin], [sin, cos]], dtype=np.float32)
+
+
+def _turned(images_nvu: F32Array, rotation: F32Array) -> F32Array:
+    """Images about their middle: (v, u) shows what lay at `rotation` (v, u)."""
+    middle = (np.array(images_nvu.shape[1:]) - 1) / 2
+    offset = middle - rotation @ middle
+    return np.stack([ndimage.affine_transform(one, rotation, offset, order=1) for one in images_nvu])
 
 
 def _network_mm(config: Preprocessing) -> Positions:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from ml.inference.midline import BONE_HU
+from ml.inference.pose import BONE_HU
 from worker.results.context import RESEARCH_NOTICE
 from worker.results.files import write_whole
 from worker.results.summary import answer, regions_text
