@@ -67,10 +67,13 @@ def read_intact(paths: Sequence[Path]) -> tuple[Volume, dict[Path, str]]:
 
 
 def _in_order(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
-    """One header per position along the normal, of an axial stack of enough slices."""
+    """One header per position along the normal, each with its own UID, of an axial stack of enough slices."""
     ordered = sorted(headers, key=_order)
     check_axial(ordered[0].normal_lps)
     ordered = _without_duplicates(ordered)
+    shared = len(ordered) - len({header.sop_instance_uid for header in ordered})
+    if shared:
+        raise refusal("DUPLICATE_UIDS", count=shared, total=len(ordered))
     if len(ordered) < LEAST_SLICES:
         raise refusal("TOO_FEW_SLICES", count=len(ordered), least=LEAST_SLICES)
     return ordered

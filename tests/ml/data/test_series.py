@@ -188,6 +188,7 @@ def open_ribs(_: int, ds: Dataset) -> None:
         ("MIXED_GEOMETRY", put("Rows", 32)),
         ("MIXED_ACQUISITIONS", put("ImagePositionPatient", [-112, -112, 20])),
         ("DUPLICATE_POSITIONS", put("ImagePositionPatient", [-100, -112, 20])),
+        ("DUPLICATE_UIDS", put_all("SOPInstanceUID", "1.2.3")),
         ("NOT_AXIAL", put_all("ImageOrientationPatient", [1, 0, 0, 0, 0, -1])),
         ("NOT_HEAD", put_all("BodyPartExamined", "CHEST")),
         ("NOT_HEAD", open_ribs),
