@@ -30,7 +30,10 @@ BONE = re.compile(r"bone|\bosteo")
 OTHER = re.compile(
     r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor(onal)?\b|\bsag(ittal)?\b|scout|topogram|dose|spine|face|pns"
 )
-BONE_KERNEL = re.compile(r"bone|edge|lung|sharp|^[hj][67]\d|^b[67]\d|^fc(3|8)\d|^y[cd]$|detail")
+BONE_KERNEL = re.compile(
+    r"bone|edge|lung|sharp|detail"
+    r"|^[bdhijqsu][6-9]\d|^[bhiqu][a-z](59|[6-9]\d)|^fc ?[358]\d|^y[a-e]$"  # Siemens, old and new; Canon; Philips
+)
 NOT_AXIAL_TYPES = frozenset(["LOCALIZER", "MIP", "MPR", "SCREEN SAVE", "PROJECTION IMAGE"])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.multival import MultiValue
 
 from ml.data.headers import read_tags
 from ml.data.parallel import map_in_processes
@@ -83,6 +84,8 @@ def _name(paths: list[Path]) -> str:
 def _facts(path: Path, ds: Any) -> ImageFacts:
     def text(keyword: str) -> str:
         value = ds.get(keyword)
+        if isinstance(value, MultiValue):
+            return "\\".join(map(str, value))  # as it is stored (PS3.5 section 6.4)
         return "" if value is None else str(value).strip()
 
     offset, degrees = _place(ds)

@@ -50,6 +50,15 @@ def test_one_series_of_a_study_is_read_and_each_other_has_a_reason(tmp_path: Pat
     assert len(read_volume(found.paths).hu) == len(found.paths) == 12
 
 
+def test_a_kernel_with_its_strength_behind_it_is_known(tmp_path: Path) -> None:
+    """Siemens writes two values where the reconstruction is iterative; the first one is the kernel."""
+    write_dicom(tmp_path / "sharp", series="1.2.1", change=described("HEAD 5.0", ConvolutionKernel=["J70h", "3"]))
+    write_dicom(tmp_path / "soft", series="1.2.2", change=described("HEAD 5.0", ConvolutionKernel=["J40s", "3"]))
+    found = find_series(tmp_path)
+    assert found.series_instance_uid == "1.2.2"
+    assert [one.code for one in found.left_out] == ["BONE_KERNEL"]
+
+
 def test_the_only_series_is_taken_as_it_is(tmp_path: Path) -> None:
     """Whether it can be analysed is for the reader of volumes to say; other files are passed by."""
     write_dicom(tmp_path / "series", series="1.2.3", change=described("HEAD BONE"))
