@@ -21,11 +21,18 @@ LEAST_COVERAGE_MM = 90.0
 LEAST_SLICES = 8
 THICK_MM = 2.5
 SAME_MM = 0.1
-PLAIN = re.compile(r"plain|\bnon[ -]?con|\bpre[ -]?con|without|\bunenhanced|\bw/?o\b|\bncct\b")
+PLAIN = re.compile(
+    r"plain|\b(non?|pre|ohne|sans|sin|senza|zonder)[ -]?([ck]on|iv\b|km\b)|without|\bunenhanced|\bw/?o\b|\bncct\b"
+)
 CONTRAST = re.compile(
     r"post[ -]?con|contrast|\bc\+|\bcect\b|enhanced|angio|\bcta\b|\bcc sec\b|\d+ ?cc\b|venogra"
     r"|^c( thin)?( \d)?$|\d ?mmc\b|\boral iv\b"  # folders of CQ500 have lost the plus of "C+" and "1.25 MM C+"
 )
+NO_AGENT = re.compile(
+    r"\W*(no(n|ne|t\b.*|\b.*)?|n/?a|nil|null|0|without.*|w/?o\b.*|ohne.*|kein.*|sans.*|sin\b.*|plain|nativ\w*"
+    r"|unenhanced|oral( only)?|p\.?o\.?)\W*"
+)
+"""What is typed as Contrast/Bolus Agent for "none", and contrast medium that never reaches the head."""
 BONE = re.compile(r"bone|\bosteo")
 OTHER = re.compile(
     r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor(onal)?\b|\bsag(ittal)?\b|scout|topogram|dose|spine|face|pns"
@@ -115,7 +122,7 @@ def _problems(series: Series) -> Iterator[tuple[str, str]]:
     if types & NOT_AXIAL_TYPES or (tilts and float(np.median(tilts)) > LARGEST_AXIAL_TILT_DEGREES):
         yield "NOT_AXIAL", "a localizer or a reformat"
     named = bool(CONTRAST.search(text))
-    if not PLAIN.search(text) and (named or any(one.contrast for one in series.images)):
+    if not PLAIN.search(text) and (named or any(_reaches_head(one.contrast) for one in series.images)):
         yield "CONTRAST", f"contrast medium, by its {'name' if named else 'header'}"
     if BONE.search(text) or any(BONE_KERNEL.search(one.kernel.lower()) for one in series.images):
         yield "BONE_KERNEL", "a bone or sharp kernel"
@@ -130,6 +137,10 @@ def _problems(series: Series) -> Iterator[tuple[str, str]]:
 def describe(series: Series) -> str:
     """For people."""
     return f"{len(series.offsets_mm)} slices of {series.thickness_mm:.3g} mm over {series.coverage_mm:.0f} mm"
+
+
+def _reaches_head(agent: str) -> bool:
+    return bool(agent) and not NO_AGENT.fullmatch(agent.lower())
 
 
 def _text(series: Series) -> str:
