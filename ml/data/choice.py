@@ -35,7 +35,8 @@ NO_AGENT = re.compile(
 """What is typed as Contrast/Bolus Agent for "none", and contrast medium that never reaches the head."""
 BONE = re.compile(r"bone|\bosteo")
 OTHER = re.compile(
-    r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor(onal)?\b|\bsag(ittal)?\b|scout|topogram|dose|spine|face|pns"
+    r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor(onal)?\b|\bsag(ittal)?\b|scout|topogram|spine|face|pns"
+    r"|dose ?(report|info|record|summary|page|sheet)"
 )
 BONE_KERNEL = re.compile(
     r"bone|edge|lung|sharp|detail"

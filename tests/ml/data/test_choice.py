@@ -85,6 +85,8 @@ def test_thick_plain_soft_series_are_taken(names: list[str], wanted: str) -> Non
         (series("HEAD", kernel="BONEPLUS"), "BONE_KERNEL"),
         (series("PLAIN BONE"), "BONE_KERNEL"),
         (series("SAGITTAL MPR"), "DERIVED"),
+        *((series(name), None) for name in ("HEAD LOW DOSE", "Full Dose 5mm")),
+        *((series(name), "DERIVED") for name in ("Dose Report", "DOSE INFO", "DoseRecord")),
         (series("HEAD", degrees=90.0), "NOT_AXIAL"),
         (series("HEAD", degrees=29.0), None),
         (series("HEAD", types=("ORIGINAL", "PRIMARY", "LOCALIZER")), "NOT_AXIAL"),
