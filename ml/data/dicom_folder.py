@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml.data.choice import Series, choose, describe
-from ml.data.part10 import begins_like_dicom
+from ml.data.part10 import begins_like_dicom, is_no_object
 from ml.data.refusals import refusal
 from ml.data.scanning import ImageFacts, scan
 
@@ -72,7 +72,5 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 
 def _may_be_dicom(path: Path) -> bool:
-    """By name or by content. A name that begins with a dot is no slice's: macOS leaves "._1.dcm" beside 1.dcm."""
-    if path.name == "DICOMDIR" or path.name.startswith("."):
-        return False
-    return path.suffix.lower() == ".dcm" or begins_like_dicom(path)
+    """By name or by content."""
+    return not is_no_object(path) and (path.suffix.lower() == ".dcm" or begins_like_dicom(path))

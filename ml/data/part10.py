@@ -21,6 +21,11 @@ FIRST_IN_DATA = range(0x0019)
 """Elements of group 0008 that a data set can begin with: from the group length to the SOP Instance UID."""
 
 
+def is_no_object(path: Path) -> bool:
+    """By name: the index of a CD, in small letters too where Linux mounts it, or what macOS leaves ("._1.dcm")."""
+    return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
+
+
 def begins_like_dicom(path: Path) -> bool:
     """By content alone. Raises OSError."""
     with path.open("rb") as file:

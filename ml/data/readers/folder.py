@@ -22,7 +22,7 @@ from ml.data.choice import Series, choose, describe
 from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue, LeftOut
 from ml.data.nifti import is_nifti
-from ml.data.part10 import read_dataset
+from ml.data.part10 import is_no_object, read_dataset
 from ml.data.readers.layout import Options, base_name, exam_name, leave_out_orphans, nifti_files, read_table
 from ml.data.scanning import ImageFacts, scan
 from ml.data.sources import ExamSource, Findings, MaskFile
@@ -67,7 +67,7 @@ def read_folder(root: Path, options: Options) -> Catalogue:
 
 def _files(root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
-        is_other = path.name == "DICOMDIR" or path.name.startswith(".") or path.suffix.lower() in OTHER_FILES
+        is_other = is_no_object(path) or path.suffix.lower() in OTHER_FILES
         if path.is_file() and not is_nifti(path) and not is_other:
             yield path
 

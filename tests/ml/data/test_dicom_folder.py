@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from ml.data.dicom_folder import find_series
+from ml.data.readers import READERS, Options
 from ml.data.series import read_volume
 from ml.errors import UnreadableStudy
 from tests.ml.data.disk import Change, write_apple_doubles, write_dicom
@@ -63,10 +65,24 @@ def test_the_only_series_is_taken_as_it_is(tmp_path: Path) -> None:
     """Whether it can be analysed is for the reader of volumes to say; other files are passed by."""
     write_dicom(tmp_path / "series", series="1.2.3", change=described("HEAD BONE"))
     (tmp_path / "LICENSE").write_text("beside the images")
-    (tmp_path / "DICOMDIR").write_bytes(b"an index")
     write_apple_doubles(tmp_path)
     found = find_series(tmp_path)
     assert (found.series_instance_uid, found.left_out) == ("1.2.3", ())
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir"])
+def test_the_index_of_a_cd_is_no_series(tmp_path: Path, name: str) -> None:
+    """It is DICOM without a patient, study and series; Linux shows the names of a CD in small letters."""
+    write_dicom(tmp_path / "series", series="1.2.3")
+    index = Dataset()
+    index.file_meta = FileMetaDataset()
+    index.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    index.file_meta.MediaStorageSOPInstanceUID = UID("1.2.9")
+    index.FileSetID = "CD"
+    pydicom.dcmwrite(tmp_path / name, index, enforce_file_format=True)
+    assert find_series(tmp_path).series_instance_uid == "1.2.3"
+    assert READERS["folder"](tmp_path, Options()).left_out == []
 
 
 def test_a_study_without_a_series_to_read_is_refused(tmp_path: Path) -> None:
