@@ -26,7 +26,7 @@ from ml.evaluation.metrics import auc
 from ml.evaluation.prepared import PUBLISHED, PreparedSource
 from ml.evaluation.records import SAFE_NAME, Origin, write_published
 from ml.evaluation.sources import ExamSource, PhantomSource
-from ml.inference.answer_files import write_answer
+from ml.inference.answer_files import remove_answer, write_answer
 from ml.inference.predictor import Predictor
 from ml.options import Device, Engine, Matrix, Simulators, Threads
 from ml.progress import errors, stages
@@ -61,6 +61,7 @@ def predict(
 
     Of a study with several series one is read, and prediction.json says which and why.
     """
+    remove_answer(out)
     with stages() as stage:
         stage("reading", 1)
         found = find_series(folder)

@@ -20,8 +20,17 @@ from ml.prediction import Prediction
 from ml.volume import Volume
 
 
+def remove_answer(out: Path) -> None:
+    """Take away an earlier answer, prediction.json first: it is not this exam's, even if this one cannot be read."""
+    for name in ("prediction.json", "prob.npz"):
+        (out / name).unlink(missing_ok=True)
+
+
 def write_answer(out: Path, prediction: Prediction, volume: Volume, found: FoundSeries) -> dict[str, Any]:
-    """Write both files, prediction.json last: where it is, the answer is whole. Returns what it says."""
+    """Write both files into a folder without an answer, prediction.json last: where it is, the answer is whole.
+
+    Returns what it says.
+    """
     uids = volume.geometry.sop_instance_uids
     answer = {
         "exam_score": prediction.exam_score,
@@ -40,7 +49,6 @@ def write_answer(out: Path, prediction: Prediction, volume: Volume, found: Found
         },
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "prediction.json").unlink(missing_ok=True)  # an earlier answer must not stand beside this one's map
     buffer = io.BytesIO()
     np.savez_compressed(buffer, prob=prediction.prob, sop_instance_uids=np.array(uids))
     write_atomically(out / "prob.npz", buffer.getvalue())

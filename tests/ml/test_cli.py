@@ -94,6 +94,20 @@ def test_images_that_cannot_be_analysed_exit_with_3_and_a_code(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_earlier_answer_does_not_stand_for_an_exam_that_was_refused(
+    write_series: WriteSeries, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the folder afterwards is of this exam or not there, as with the node's demo."""
+    write_bundle(tmp_path / "tiny", tiny_bundle.config, weights=tiny_bundle.weights, metrics={}, card="")
+    whole, short = write_series()[0].parent, write_series([0.0])[0].parent
+    out = tmp_path / "out"
+    arguments = ("--out", str(out), "--bundle", str(tmp_path / "tiny"))
+    assert run(monkeypatch, "predict", str(whole), *arguments) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["prediction.json", "prob.npz"]
+    assert run(monkeypatch, "predict", str(short), *arguments) == 3
+    assert list(out.iterdir()) == []
+
+
 def test_a_bundle_that_is_none_exits_with_1(
     write_series: WriteSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
