@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ from ml.evaluation.prepared import PUBLISHED, PreparedSource
 from ml.evaluation.records import SAFE_NAME, Origin, write_published
 from ml.evaluation.sources import ExamSource, PhantomSource
 from ml.inference.answer_files import remove_answer, write_answer
-from ml.inference.predictor import Predictor
+from ml.inference.predictor import Predictor, Progress
 from ml.options import Device, Engine, Matrix, Simulators, Threads
 from ml.progress import errors, stages
 from ml.provenance import present_command, present_commit
@@ -67,12 +68,25 @@ def predict(
         found = find_series(folder)
         volume = read_volume(found.paths)
         predictor = Predictor(load_bundle(bundle), device=device, engine=engine, threads=threads)
-        tell = stage("analysing", len(volume.hu))
-        prediction = predictor.predict(volume, progress=lambda *_: tell(""))
+        slices = len(volume.hu)
+        prediction = predictor.predict(volume, progress=_in_parts(slices, stage("analysing", slices)))
     answer = write_answer(out, prediction, volume, found)
     if found.left_out:
         print(f"read series {found.series_instance_uid}: {found.reason}")
     print(f"exam_score {answer['exam_score']:.3f}  hemorrhage_ml {answer['hemorrhage_ml']:.2f}  -> {out}")
+
+
+def _in_parts(parts: int, tell: Callable[[str], None]) -> Progress:
+    """Batches of images, which may be fewer than the slices, as parts of a stage."""
+    told = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        for _ in range(told, parts * done // total):
+            tell("")
+        told = parts * done // total
+
+    return progress
 
 
 @app.command("train-compact")

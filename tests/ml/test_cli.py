@@ -30,14 +30,19 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_predict_writes_the_files_of_its_contract(
-    write_series: WriteSeries, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_series: WriteSeries,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """prediction.json and prob.npz, slices named by their SOP Instance UIDs."""
+    """prediction.json and prob.npz, slices named by their SOP Instance UIDs; the bar is full in the end."""
     write_bundle(tmp_path / "tiny", tiny_bundle.config, weights=tiny_bundle.weights, metrics={}, card="")
     folder = write_series()[0].parent
     (folder / "README.txt").write_text("beside the images")
     out = tmp_path / "out"
     assert run(monkeypatch, "predict", str(folder), "--out", str(out), "--bundle", str(tmp_path / "tiny")) == 0
+    assert "10/10" in capsys.readouterr().err
     answer = json.loads((out / "prediction.json").read_text())
     with np.load(out / "prob.npz") as file:
         saved = dict(file)
