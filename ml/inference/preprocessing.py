@@ -26,6 +26,8 @@ HEAD_CENTRE_PERCENTILES = (2.0, 98.0)
 """Of bone pixels along each axis: their middle is the middle of the skull, deaf to a headrest's few bright pixels."""
 LEAST_SAMPLING_MM = 2.0
 """Slices nearer than this to the last analysed one are interpolated: slabs of 5 mm hardly differ over it."""
+ROUNDING_MM = 0.01
+"""Distances that differ by less are one: positions are decimals, and their differences are seldom whole."""
 THIN = 2.0 / 3.0
 
 F32Array = npt.NDArray[np.float32]
@@ -228,7 +230,7 @@ def sample(offsets_mm: Positions, config: Preprocessing) -> Sampling:
         slabs[z] = overlap / overlap.sum()
     analysed = [0]
     for z in range(1, count):
-        if offsets_mm[z] - offsets_mm[analysed[-1]] >= LEAST_SAMPLING_MM or z == count - 1:
+        if offsets_mm[z] - offsets_mm[analysed[-1]] > LEAST_SAMPLING_MM - ROUNDING_MM or z == count - 1:
             analysed.append(z)
     chosen = np.array(analysed)
     spread = np.stack([np.interp(offsets_mm, offsets_mm[chosen], row) for row in np.eye(len(chosen))], axis=1)
@@ -245,7 +247,8 @@ def _neighbour(offsets_mm: Positions, z: int, distance_mm: float) -> int:
     side = np.arange(z) if distance_mm < 0 else np.arange(z + 1, len(offsets_mm))
     if not side.size:
         return z
-    return int(side[np.argmin(np.abs(offsets_mm[side] - offsets_mm[z] - distance_mm))])
+    off_mm = np.abs(offsets_mm[side] - offsets_mm[z] - distance_mm)
+    return int(side[np.argmin(np.rint(off_mm / ROUNDING_MM))])
 
 
 def _down_and_right(geometry: Geometry, *, transpose: bool) -> FloatArray:

@@ -94,6 +94,17 @@ def test_thin_slices_are_averaged_to_slabs_and_analysed_at_2_mm() -> None:
     assert sampling.spread @ offsets[sampling.analysed] == pytest.approx(offsets, abs=1e-4)
 
 
+@pytest.mark.parametrize("step_mm", [0.4, 1.0, 2.0])
+@pytest.mark.parametrize("first_mm", [-0.7, 0.3, -47.1, -83.7])
+def test_the_height_of_the_table_decides_nothing(step_mm: float, first_mm: float) -> None:
+    """2 mm apart is 1.9999999 mm in half of the differences of such positions; 4 and 6 mm are as near to 5 mm."""
+    exact = sample(np.arange(61) * step_mm, CONFIG)
+    sampling = sample(np.round(first_mm + np.arange(61) * step_mm, 6), CONFIG)
+    assert sampling.analysed.tolist() == exact.analysed.tolist()
+    assert sampling.neighbours.tolist() == exact.neighbours.tolist()
+    assert np.diff(exact.analysed * step_mm) == pytest.approx(2.0)
+
+
 def test_channels_are_windows_of_three_slices() -> None:
     """Windows outermost, stretched over -1 to 1 and clipped."""
     hu = np.array([-500.0, 50.0, 2000.0], dtype=np.float32).reshape(1, 3, 1, 1)
