@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ml.data.headers import MULTI_FRAME_CLASSES
 from ml.data.scanning import ImageFacts
 from ml.data.series import LARGEST_AXIAL_TILT_DEGREES, SAME_POSITION_MM
 
@@ -120,6 +121,8 @@ def _problems(series: Series) -> Iterator[tuple[str, str]]:
     tilts = [one.off_axis_degrees for one in series.images if one.off_axis_degrees is not None]
     if {one.modality for one in series.images} != {"CT"}:
         yield "NOT_CT", "its images are not CT"
+    if any(one.sop_class in MULTI_FRAME_CLASSES for one in series.images):
+        yield "MULTI_FRAME", "multi-frame (Enhanced) CT, which is not supported"
     if types & NOT_AXIAL_TYPES or (tilts and float(np.median(tilts)) > LARGEST_AXIAL_TILT_DEGREES):
         yield "NOT_AXIAL", "a localizer or a reformat"
     named = bool(CONTRAST.search(text))

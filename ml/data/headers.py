@@ -28,6 +28,7 @@ SPACING_TOLERANCE = 1e-3
 """Relative: pixel spacings written by one scanner agree to the digits of DS."""
 LARGEST_MATRIX = 2048
 """Rows or columns; scanners make 512 to 2048. A wrong header must not fill the memory."""
+MULTI_FRAME_CLASSES = frozenset([EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage])
 NOT_HEAD_PARTS = frozenset(
     [
         *("ABDOMEN", "ANKLE", "ARM", "BREAST", "CHEST", "CLAVICLE", "ELBOW", "FEMUR", "FOOT", "HAND", "HEART", "HIP"),
@@ -163,7 +164,7 @@ def _check_kind(datasets: Sequence[Dataset]) -> None:
     modalities = {str(ds.get("Modality", "") or "no modality") for ds in datasets}
     if modalities != {"CT"}:
         raise refusal("NOT_CT", found=", ".join(sorted(modalities)))
-    if classes & {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}:
+    if classes & MULTI_FRAME_CLASSES:
         raise refusal("MULTI_FRAME")
     if classes != {CTImageStorage}:
         raise refusal("NOT_CT", found="another SOP class than CT Image Storage")

@@ -39,6 +39,7 @@ class ImageFacts:
     series: str = ""
     patient: str = ""
     """PatientID: for keys only, never to be written anywhere."""
+    sop_class: str = ""
     modality: str = ""
     image_type: tuple[str, ...] = ()
     description: str = ""
@@ -96,6 +97,7 @@ def _facts(path: Path, ds: Any) -> ImageFacts:
         study=text("StudyInstanceUID"),
         series=text("SeriesInstanceUID"),
         patient=text("PatientID"),
+        sop_class=text("SOPClassUID"),
         modality=text("Modality").upper(),
         image_type=tuple(str(part).upper() for part in ds.get("ImageType") or ()),
         description=text("SeriesDescription"),

@@ -6,7 +6,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    UID,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
 from ml.data.dicom_folder import find_series
 from ml.data.readers import READERS, Options
@@ -90,6 +96,20 @@ def test_a_study_without_a_series_to_read_is_refused(tmp_path: Path) -> None:
     write_dicom(tmp_path / "bone", series="1.2.3", change=described("HEAD BONE"))
     write_dicom(tmp_path / "short", series="1.2.4", at_mm=[0.0, 10.0])
     with pytest.raises(UnreadableStudy, match="BONE_KERNEL, TOO_FEW_SLICES") as refused:
+        find_series(tmp_path)
+    assert refused.value.code == "NO_ELIGIBLE_SERIES"
+
+
+def test_a_multi_frame_scan_beside_a_report_is_named_as_such(tmp_path: Path) -> None:
+    """Its frames have the positions, so it would look like too few slices."""
+
+    def multi_frame(_: int, ds: Dataset) -> None:
+        ds.SOPClassUID, ds.NumberOfFrames = EnhancedCTImageStorage, 30
+        del ds.ImagePositionPatient, ds.ImageOrientationPatient
+
+    write_dicom(tmp_path / "scan", series="1.2.1", at_mm=[0.0], change=multi_frame)
+    write_dicom(tmp_path / "report", series="1.2.2", at_mm=[0.0], change=described("", Modality="SR"))
+    with pytest.raises(UnreadableStudy, match="MULTI_FRAME, NOT_CT") as refused:
         find_series(tmp_path)
     assert refused.value.code == "NO_ELIGIBLE_SERIES"
 
