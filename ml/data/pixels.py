@@ -56,11 +56,9 @@ def decode_hu(path: Path) -> HuArray:
 
 def stored_values(raw: npt.NDArray[np.generic], ds: Dataset) -> StoredArray:
     """The Bits Stored low bits with their sign: old files keep overlays in the unused high bits."""
-    bits = int(ds.BitsStored)
-    values = raw.astype(np.int32) & ((1 << bits) - 1)
-    if ds.PixelRepresentation == 1:
-        values -= (values >= 1 << (bits - 1)).astype(np.int32) << bits
-    return values
+    unused = 32 - int(ds.BitsStored)
+    values = raw.astype(np.int32 if ds.PixelRepresentation == 1 else np.uint32)
+    return ((values << unused) >> unused).astype(np.int32)
 
 
 def to_hu(stored: StoredArray, ds: Dataset) -> HuArray:

@@ -69,9 +69,12 @@ def test_values_far_below_air_are_air() -> None:
 
 @pytest.mark.parametrize(
     ("raw", "bits", "signed", "value"),
-    [(0xF028, 12, False, 0x028), (0x0FFF, 12, True, -1), (0xFFFF, 16, True, -1), (0xFFFF, 16, False, 65535)],
+    [
+        *((0xF028, 12, False, 0x028), (0x0FFF, 12, True, -1), (0xFFFF, 16, True, -1), (0xFFFF, 16, False, 65535)),
+        *((0xFFFFFC00, 32, True, -1024), (3071, 32, False, 3071)),
+    ],
 )
 def test_unused_high_bits_are_ignored_and_the_sign_is_extended(raw: int, bits: int, signed: bool, value: int) -> None:
-    """Overlays lived in the high bits of old files."""
-    array: npt.NDArray[np.uint16] = np.array([[raw]], dtype=np.uint16)
+    """Overlays lived in the high bits of old files; scripts write the 32-bit integers that they computed with."""
+    array: npt.NDArray[np.uint32] = np.array([[raw]], dtype=np.uint32)
     assert stored_values(array, description(bits=bits, signed=signed)).tolist() == [[value]]
