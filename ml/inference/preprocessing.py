@@ -106,7 +106,10 @@ class View:
     def undo(self, images_nvu: F32Array) -> F32Array:
         """(n, y, x) of (n, v, u); outside the network's view it is 0."""
         seen = images_nvu if self.upright is None else _turned(images_nvu, self.upright.T)
-        return np.stack([self.back_rows @ one @ self.back_columns.T for one in seen])
+        undone = np.empty((len(seen), len(self.back_rows), len(self.back_columns)), dtype=np.float32)
+        for place, one in zip(undone, seen, strict=True):
+            np.matmul(self.back_rows @ one, self.back_columns.T, out=place)
+        return undone
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +138,7 @@ class Prepared:
     def to_source(self, prob_nvu: F32Array) -> F32Array:
         """(n, v, u) of the analysed slices -> (z, y, x) of the source; outside the network's view it is 0."""
         oriented = self.view.undo(self.spread_slices(prob_nvu))
-        return np.ascontiguousarray(np.clip(self.orientation.undo(oriented), 0.0, 1.0))
+        return np.ascontiguousarray(self.orientation.undo(np.clip(oriented, 0.0, 1.0, out=oriented)))
 
     def spread_slices(self, values: F32Array) -> F32Array:
         """(n, ...) of the analysed slices -> (z, ...) of all, still in standard orientation."""

@@ -1,5 +1,7 @@
 """The way to the network's grid and back."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,17 @@ def test_a_map_comes_back_to_where_it_was(make_volume: MakeVolume) -> None:
     assert found.shape == cube.shape
     inside = cube & (np.roll(cube, 1, 2) & np.roll(cube, -1, 2) & np.roll(cube, 1, 1) & np.roll(cube, -1, 1))
     assert found[inside].all()
+
+
+def test_the_way_back_takes_hardly_more_memory_than_its_answer(make_volume: MakeVolume) -> None:
+    """The answer is as large as the exam: 0.6 GB for 600 slices of 512 x 512."""
+    prepared = prepare(make_volume(shape=(400, 400)), CONFIG)
+    prob = np.ones((len(prepared), 128, 128), dtype=np.float32)
+    tracemalloc.start()
+    answer = prepared.to_source(prob)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1.5 * answer.nbytes
 
 
 def test_resampling_keeps_mean_hu_and_fills_with_air(make_volume: MakeVolume) -> None:
