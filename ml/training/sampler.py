@@ -54,7 +54,8 @@ def to_images(hu_N3HW: Tensor, config: Preprocessing) -> Tensor:
 
 
 Step = tuple[Batch, ...]
-"""The patches of one step: one batch, or two where one pool gives whole images."""
+"""The patches of one step: one batch, or two where one pool gives whole images. Of several processes each has as many,
+some of them empty perhaps: batch norms exchange their sums batch by batch."""
 
 
 class PatchBatches(Dataset[Step]):
@@ -103,12 +104,12 @@ class PatchBatches(Dataset[Step]):
         place = 0
         for drawer, (first, count) in zip(self.drawers, self.shares(step), strict=True):
             for number in range(count):
+                patches = sizes.setdefault(self._size(drawer), [])
                 if place % ranks == rank:
                     rng = np.random.default_rng((self.seed, step, place))
-                    patch = self._patch(drawer, rng, number, count, first)
-                    sizes.setdefault(len(patch[1]), []).append(patch)
+                    patches.append(self._patch(drawer, rng, number, count, first))
                 place += 1
-        return tuple(_stack(patches) for patches in sizes.values())
+        return tuple(_stack(patches, size) for size, patches in sizes.items())
 
     def shares(self, step: int) -> list[tuple[int, int]]:
         """(patches drawn before this step, patches of this step) of every pool.
@@ -121,6 +122,10 @@ class PatchBatches(Dataset[Step]):
         before, after = (round(one * batch * self.sampling.labelled_share) for one in (step, step + 1))
         return [(before, after - before), (step * batch - before, batch - (after - before))]
 
+    def _size(self, drawer: _Drawer) -> int:
+        """Rows and columns of the drawer's patches."""
+        return self.config.size if drawer.pool.whole else self.sampling.patch
+
     def _patch(self, drawer: _Drawer, rng: np.random.Generator, number: int, count: int, first: int) -> Patch:
         jitter = rng.uniform(-0.35, 0.35, size=2) * self.sampling.patch
         around_blood = number < round(count * self.sampling.positive)
@@ -128,10 +133,11 @@ class PatchBatches(Dataset[Step]):
         exam, targets = choice.exam, drawer.pool.targets
         slices = [exam.hu[index] for index in exam.neighbours[choice.row]]
         target = targets.pixels(exam, choice.row)
+        size = self._size(drawer)
         if drawer.pool.whole:
-            size, centre = self.config.size, np.full(2, (self.config.size - 1) / 2)
+            centre = np.full(2, (size - 1) / 2)
         else:
-            size, centre = self.sampling.patch, self._centre(choice, slices[1], target, jitter, rng)
+            centre = self._centre(choice, slices[1], target, jitter, rng)
         hu, pixels = augment(slices, target, (centre[0], centre[1]), size, self.augmentation, rng)
         label = targets.image_label(exam, choice.row)
         positive = float((pixels == 1).any()) if label is None else label
@@ -222,13 +228,14 @@ def _shuffled(seed: tuple[int, ...], count: int) -> Indices:
     return np.random.default_rng(seed).permutation(count)
 
 
-def _stack(patches: list[Patch]) -> Batch:
-    hu, pixels, classes = zip(*patches, strict=True)
-    rounded = torch.empty((len(hu), *hu[0].shape), dtype=torch.float16)
-    for place, one in zip(rounded, hu, strict=True):
-        place.copy_(torch.from_numpy(one))
-    return Batch(
-        rounded,
-        torch.from_numpy(np.stack(pixels)),
-        torch.tensor(classes, dtype=torch.float32),
+def _stack(patches: list[Patch], size: int) -> Batch:
+    count = len(patches)
+    batch = Batch(
+        torch.empty((count, 3, size, size), dtype=torch.float16),
+        torch.empty((count, size, size), dtype=torch.uint8),
+        torch.tensor([label for _, _, label in patches], dtype=torch.float32),
     )
+    for place, (hu, pixels, _) in enumerate(patches):
+        batch.hu[place].copy_(torch.from_numpy(hu))
+        batch.pixels[place].copy_(torch.from_numpy(pixels))
+    return batch

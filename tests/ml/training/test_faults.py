@@ -77,12 +77,15 @@ def test_a_killed_process_resumes_to_bitwise_the_same_weights(exams: list[ExamSh
         torch.set_num_threads(threads)
 
 
-def test_two_processes_train_as_one(exams: list[ExamShard], tmp_path: Path) -> None:
-    """torchrun with two processes on the CPU: losses and weights of one process with the whole batch, to rounding."""
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_train_as_one(exams: list[ExamShard], tmp_path: Path, processes: int) -> None:
+    """torchrun on the CPU: losses and weights of one process with the whole batch, to rounding. Of four processes one
+    has none of the three whole images of a step.
+    """
     shards, alone, both = exams[0].folder.parent, tmp_path / "alone", tmp_path / "both"
     printed = {}
-    for out, processes in ((alone, 1), (both, 2)):
-        text = run_python([str(TRAINEE), str(shards), str(out), "4"], cwd=REPO, processes=processes)
+    for out, count in ((alone, 1), (both, processes)):
+        text = run_python([str(TRAINEE), str(shards), str(out), "4"], cwd=REPO, processes=count)
         lines = [line.split() for line in text.splitlines()]
         printed[out] = {int(step): float(loss) for step, loss in lines}
     assert len(printed[alone]) == 4

@@ -124,6 +124,14 @@ def test_processes_share_one_batch(exams: list[ExamShard]) -> None:
     assert torch.equal(whole.hu[1::2], second.hu)
 
 
+def test_processes_have_batches_of_the_same_sizes(exams: list[ExamShard]) -> None:
+    """Each of eight, though only three patches of a step are whole images: the others would wait for ever."""
+    pools = [Pool(exams, LABELS), Pool(exams, ImageLabels(), whole=True)]
+    steps = [draw(pools, SAMPLING, part=(rank, 8))[0] for rank in range(8)]
+    assert [[batch.hu.shape[1:] for batch in step] for step in steps] == [[(3, 32, 32), (3, 64, 64)]] * 8
+    assert [sum(len(batch.classes) for batch in step) for step in steps] == [1] * 8
+
+
 def test_training_needs_exams_of_both_kinds(exams: list[ExamShard]) -> None:
     """Said at the start, not by a crash at some step."""
     with pytest.raises(DataError, match="with and without"):
