@@ -97,7 +97,8 @@ class _State:
         """The opposite of `to_checkpoint`."""
         self.network.load_state_dict(kept["network"])
         self.optimiser.load_state_dict(kept["optimiser"])
-        self.scaler.load_state_dict(kept["scaler"])
+        if kept["scaler"]:  # empty where the loss was not scaled: the run went on at another precision
+            self.scaler.load_state_dict(kept["scaler"])
         for name, tensor in self.averaged.items():
             tensor.copy_(kept["averaged"][name])
         self.step, self.loss = kept["step"], kept["loss"]

@@ -13,7 +13,7 @@ from ml.networks.patchfcn import PatchFcn
 from ml.training.augmentation import Augmentation
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.loop import CHECKPOINT, train
-from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, Recipe, Sampling, Span
+from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, PrecisionName, Recipe, Sampling, Span
 from ml.training.sampler import PatchBatches
 from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
@@ -66,6 +66,18 @@ def test_stopping_and_resuming_gives_bitwise_the_same_weights(
     resumed = run(exams, tmp_path / "stopped", until=8, recipe=recipe)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_run_goes_on_at_another_precision(precision: PrecisionName, exams: list[ExamShard], tmp_path: Path) -> None:
+    """Begun in float32 and taken to a GPU that is fast in another one: the scale of the loss begins there."""
+    run(exams, tmp_path, until=5)
+    weights = run(exams, tmp_path, until=8, machine=replace(MACHINE, precision=precision))
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    kept = load_checkpoint(tmp_path / CHECKPOINT)
+    assert kept is not None
+    assert kept["step"] == 8
+    assert bool(kept["scaler"]) == (precision == "float16")
 
 
 def test_the_loss_falls(exams: list[ExamShard], tmp_path: Path) -> None:
