@@ -28,7 +28,7 @@ from ml.data.manifest import (
 )
 from ml.data.parallel import map_in_processes
 from ml.data.readers import READERS, Options
-from ml.data.shards import has_exam, is_written, open_exam, write_exam
+from ml.data.shards import FACTS, has_exam, is_written, open_exam, write_exam
 from ml.data.sources import ExamSource
 from ml.errors import DataError, UnreadableStudy
 from ml.files import remove_stale
@@ -141,19 +141,31 @@ def _catalogue(preparation: Preparation, stage: Stage) -> int:
         catalogue = READERS[kind](preparation.root, options)
         _check_names(catalogue.exams)
         if head is not None:
-            _take_away(out, catalogue.exams)
+            _take_away(out, preparation.root, catalogue.exams)
         write_manifest(out, catalogue)
         head = {"exams": len(catalogue.exams)}
     return int(head["exams"])
 
 
-def _take_away(out: Path, exams: list[ExamSource]) -> None:
+def _take_away(out: Path, root: Path, exams: list[ExamSource]) -> None:
     """Prepared exams that have other files or labels now, or lacked some that could not be read: to be made anew."""
     changed = changed_exams(out, exams)
     for exam in exams:
         folder = out / exam.exam
-        if has_exam(folder) and (exam.exam in changed or open_exam(folder).left_out):
+        if has_exam(folder) and (
+            exam.exam in changed or open_exam(folder).left_out or _has_newer_files(folder, root, exam)
+        ):
             shutil.rmtree(folder)
+
+
+def _has_newer_files(folder: Path, root: Path, exam: ExamSource) -> bool:
+    """Whether an image or mask was replaced after the exam was made.
+
+    By the time at which the file came there: a copy may bring along the time at which the original was written.
+    """
+    made = (folder / FACTS).stat().st_mtime_ns
+    paths = (*exam.images, *(mask.path for mask in exam.masks))
+    return any((root / path).stat().st_ctime_ns > made for path in paths)
 
 
 def _check_names(exams: list[ExamSource]) -> None:

@@ -150,6 +150,20 @@ def test_exams_are_made_anew_where_a_rescan_finds_something_else(lab: Path, tmp_
     assert prepare(lab, out, rescan=True)[0] == Outcome(written=0, kept=4, unreadable=())
 
 
+@pytest.mark.parametrize("written", ["now", "long ago"])
+def test_a_mask_that_was_corrected_in_its_place_counts_after_a_rescan(written: str, lab: Path, tmp_path: Path) -> None:
+    """Under its old name, whatever time a copy says that it was written; the other exams stay."""
+    out, mask, volume = tmp_path / "out", lab / "masks" / "case.nii.gz", head_volume()
+    prepare(lab, out)
+    before = {shard.exam: shard.hemorrhage_ml for shard in open_folder(out)}["case"]
+    write_nifti(mask, mask_of(volume, slices=(3, 4, 5, 6)), volume.geometry)
+    if written == "long ago":
+        os.utime(mask, (0, 0))
+    assert prepare(lab, out, rescan=True)[0] == Outcome(written=1, kept=3, unreadable=())
+    assert before is not None
+    assert {shard.exam: shard.hemorrhage_ml for shard in open_folder(out)}["case"] == pytest.approx(2 * before)
+
+
 def test_a_folder_of_another_set_or_grid_is_refused(lab: Path, tmp_path: Path) -> None:
     """Shards of two kinds must not be mixed."""
     out = tmp_path / "out"
