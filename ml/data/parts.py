@@ -54,14 +54,16 @@ def make_parts(
 
 
 def write_parts(out: Path, parts: Mapping[str, Sequence[ExamShard]], *, key: str, shares: Mapping[str, float]) -> None:
-    """Links and split.json; a folder that has one already is refused, so that no result changes its meaning."""
-    if (out / SPLIT).exists():
-        raise DataError(f"{out} holds a split already; remove it, or give another --out")
+    """Links and split.json; a folder that has one already is refused, so that no result changes its meaning.
+
+    So is one with the links of another, which was stopped or lost its split.json: an exam would be in two parts.
+    """
+    if (out / SPLIT).exists() or any(any((out / name).glob("*")) for name in parts):
+        raise DataError(f"{out} holds a split already, or a part of one; remove that folder, or give another --out")
     for name, exams in parts.items():
         (out / name).mkdir(parents=True, exist_ok=True)
         for exam in exams:
             link = out / name / _link(exam)
-            link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(exam.folder.resolve(), link.parent.resolve()))
     told = {name: [f"{exam.dataset}/{exam.exam}" for exam in exams] for name, exams in parts.items()}
     write_atomically(out / SPLIT, json.dumps({"key": key, "shares": dict(shares), "parts": told}, indent=1).encode())

@@ -48,6 +48,20 @@ def test_parts_are_folders_of_exams(make_volume: MakeVolume, tmp_path: Path) -> 
         write_parts(tmp_path / "split", parts, key="3", shares={})
 
 
+def test_links_of_another_split_are_refused(make_volume: MakeVolume, tmp_path: Path) -> None:
+    """One that was stopped, or of which split.json alone was removed: its exams would be trained on and judged on."""
+    folder, out = (
+        write(tmp_path / "shards", "cq500", {"a": "p1", "b": "p2"}, make_volume(), first=0),
+        tmp_path / "split",
+    )
+    first, second = open_folder(folder)
+    write_parts(out, {"train": [first], "test": [second]}, key="1", shares={})
+    (out / "split.json").unlink()
+    with pytest.raises(DataError, match=r"a part of one; remove that folder"):
+        write_parts(out, {"train": [second], "test": [first]}, key="2", shares={})
+    assert [[exam.exam for exam in open_folder(out / name)] for name in ("train", "test")] == [["a"], ["b"]]
+
+
 def test_a_held_out_set_must_not_overlap(make_volume: MakeVolume, tmp_path: Path) -> None:
     """Train on Seg-CQ500, test on CQ500: refused, unless the exams in common are left out of the test."""
     volume = make_volume()
