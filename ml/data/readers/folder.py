@@ -23,7 +23,7 @@ from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue, LeftOut
 from ml.data.nifti import is_nifti
 from ml.data.part10 import is_no_object, read_dataset
-from ml.data.readers.layout import Options, base_name, exam_name, leave_out_orphans, nifti_files, read_table
+from ml.data.readers.layout import Options, base_name, exam_name, nifti_files, read_table
 from ml.data.scanning import ImageFacts, scan
 from ml.data.sources import ExamSource, Findings, MaskFile
 from ml.errors import DataError
@@ -32,6 +32,10 @@ from ml.labels import FINDINGS, UNKNOWN
 FAMILY = "folder"
 LABELS = "labels.csv"
 TOLD = {"": UNKNOWN, "0": 0, "0.0": 0, "1": 1, "1.0": 1}
+UNPLACED = (
+    "no images to it: a mask lies beside the files of a single series, is called <Series Instance UID>.nii.gz, or lies "
+    "in masks/ under the name of a scan in images/"
+)
 OTHER_FILES = (".csv", ".txt", ".md", ".json", ".png", ".jpg", ".pdf", ".xml", ".html")
 
 
@@ -53,7 +57,8 @@ def read_folder(root: Path, options: Options) -> Catalogue:
         exam = _dicom_exam(root, study, studies[study], masks, catalogue)
         if exam is not None:
             catalogue.exams.append(exam)
-    catalogue.exams += _nifti_exams(root, catalogue)
+    catalogue.exams += _nifti_exams(root)
+    _leave_out_unplaced(root, catalogue, masks)
     if not catalogue.exams:
         raise DataError(
             f"{root} holds no head CT that could be an exam; {len(catalogue.left_out)} things were left out"
@@ -133,9 +138,8 @@ def _referenced_series(path: Path) -> str:
     return str(referenced[0].get("SeriesInstanceUID", ""))
 
 
-def _nifti_exams(root: Path, catalogue: Catalogue) -> list[ExamSource]:
+def _nifti_exams(root: Path) -> list[ExamSource]:
     images, masks = nifti_files(root, "image"), nifti_files(root, "mask", "label")
-    leave_out_orphans(catalogue, root, images, masks if images else {})
     return [
         ExamSource(
             dataset=FAMILY,
@@ -147,6 +151,16 @@ def _nifti_exams(root: Path, catalogue: Catalogue) -> list[ExamSource]:
         )
         for name in sorted(images)
     ]
+
+
+def _leave_out_unplaced(root: Path, catalogue: Catalogue, masks: dict[str, list[MaskFile]]) -> None:
+    """NIfTI files of no exam and no series go into the report: a mask among them would be missed."""
+    taken = {mask.path for of_series in masks.values() for mask in of_series}
+    taken |= {path for exam in catalogue.exams for path in (*exam.images, *(mask.path for mask in exam.masks))}
+    for path in sorted(path for path in root.rglob("*") if is_nifti(path)):
+        what = path.relative_to(root)
+        if what not in taken:
+            catalogue.left_out.append(LeftOut("", what.as_posix(), "NO_IMAGES", UNPLACED))
 
 
 def _labels(root: Path) -> dict[str, Findings]:

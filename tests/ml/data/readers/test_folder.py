@@ -56,8 +56,27 @@ def test_the_series_that_masks_were_drawn_on_stands_for_the_study(tmp_path: Path
     catalogue = READERS["folder"](tmp_path, Options())
     assert catalogue.exams[0].images[0].parent.name == "thin"
     assert [(row.what, row.code) for row in catalogue.left_out] == [("1.2.1.1", "NOT_CHOSEN")]
-    write_nifti(tmp_path / "masks" / "1.2.77.nii", mask_of(volume), volume.geometry)
-    assert len(READERS["folder"](tmp_path, Options()).left_out) == 1
+
+
+def test_a_mask_of_no_images_is_told_of(tmp_path: Path) -> None:
+    """Beside two series, under a name that no series has, in a folder of masks without images, and of no scan: else
+    the exam would pass for one that nobody has drawn on.
+    """
+    write_dicom(tmp_path / "p1", series="1.2.1.1", study="1.2.1")
+    write_dicom(tmp_path / "p1", series="1.2.1.2", study="1.2.1", name=lambda z, _: f"other{z}.dcm")
+    volume = head_volume()
+    places = ["masks/1.2.77.nii", "masks/case.nii.gz", "notes/case.nii.gz", "p1/mask.nii.gz"]
+    for place in places:
+        write_nifti(tmp_path / place, mask_of(volume), volume.geometry)
+    left_out = READERS["folder"](tmp_path, Options()).left_out
+    assert [(row.what, row.code) for row in left_out if row.code != "NOT_CHOSEN"] == [
+        (place, "NO_IMAGES") for place in places
+    ]
+    write_nifti(tmp_path / "images" / "case.nii.gz", volume.hu, volume.geometry)
+    write_nifti(tmp_path / "masks" / "1.2.1.1.nii.gz", mask_of(volume), volume.geometry)
+    catalogue = READERS["folder"](tmp_path, Options())
+    assert [exam.load(tmp_path).level for exam in catalogue.exams] == ["pixel", "pixel"]
+    assert [row.what for row in catalogue.left_out if row.code != "NOT_CHOSEN"] == [places[0], *places[2:]]
 
 
 def test_a_table_of_labels_is_read_as_people_write_it(tmp_path: Path) -> None:
