@@ -20,7 +20,7 @@ from pydicom.pixels.utils import pixel_array
 from ml.data.nifti import is_nifti, read_stack
 from ml.data.part10 import read_dataset
 from ml.data.refusals import refusal
-from ml.labels import BLEED, WORDS, LabelArray
+from ml.labels import BLEED, WORDS, LabelArray, Subtype
 from ml.volume import FloatArray, Geometry
 
 OFF_GRID = 0.3
@@ -175,6 +175,9 @@ def segment_code(segment: Any) -> int:
         return 0
     for word, subtype in WORDS.items():
         if word in text:
+            return int(subtype)
+    for subtype in Subtype:
+        if subtype.name.lower() in words:
             return int(subtype)
     return BLEED if "ich" in words or any(word in text for word in BLOOD_WORDS) else 0
 
