@@ -49,7 +49,7 @@ def read_mask(
 ) -> LabelArray:
     """(z, y, x) codes of a mask file on the images' grid; `shape` is that of an image.
 
-    `values`: what a NIfTI mask's values mean (value -> code); without it all but 0 is blood. A DICOM SEG says itself
+    `values`: what a NIfTI mask's values mean (value -> code); without it all above 0 is blood. A DICOM SEG says itself
     what its segments are.
 
     Raises:
@@ -79,6 +79,10 @@ def to_codes(values: npt.NDArray[np.float32], meaning: Mapping[int, int] | None)
     """Values of a NIfTI mask to codes; raises UnreadableStudy for a value without meaning."""
     rounded = np.rint(np.nan_to_num(values)).astype(np.int64)
     if meaning is None:
+        if (
+            rounded < 0
+        ).any():  # blood that was written as 255 into 8 bits with a sign, or what a program fills up with
+            raise refusal("MASK_UNCLEAR", why=f"value {rounded.min()} has no meaning here")
         return np.where(rounded > 0, np.uint8(BLEED), np.uint8(0))
     codes = np.zeros(values.shape, dtype=np.uint8)
     for value in np.unique(rounded[rounded != 0]).tolist():

@@ -40,7 +40,7 @@ class MaskFile:
 
     path: Path
     values: Mapping[int, int] | None = None
-    """NIfTI: value -> code of `ml.labels`; None where all but 0 is blood of unknown subtype."""
+    """NIfTI: value -> code of `ml.labels`; None where all above 0 is blood of unknown subtype."""
 
 
 @dataclass(frozen=True)

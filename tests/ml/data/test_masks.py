@@ -77,6 +77,14 @@ def test_values_without_a_meaning_are_refused(tmp_path: Path) -> None:
         read_mask(path, volume.geometry, shape=(64, 64), values=VALUES)
 
 
+def test_a_binary_mask_with_values_below_0_is_refused(tmp_path: Path) -> None:
+    """255 that was written into 8 bits with a sign is -1: such an exam would pass for one that is free of blood."""
+    volume = head_volume()
+    path = write_nifti(tmp_path / "m.nii", mask_of(volume, 255), volume.geometry, dtype=np.int8)
+    with pytest.raises(UnreadableStudy, match="value -1"):
+        read_mask(path, volume.geometry, shape=(64, 64))
+
+
 def segment(number: int, label: str) -> hd.seg.SegmentDescription:
     """A segment of a made-up algorithm."""
     return hd.seg.SegmentDescription(
