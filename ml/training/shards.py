@@ -6,15 +6,17 @@ A run that was stopped goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ml.config import Preprocessing
 from ml.data.exams import LabelledExam, patient_key
+from ml.data.parallel import map_in_processes
 from ml.data.shards import SIMULATED, ExamShard, is_written, open_exam, write_exam
+from ml.errors import TrainingError
 from ml.labels import Subtype
 from ml.phantom import ExamSpec, draw_mass, draw_spec, draw_surgery, simulate
 
@@ -38,19 +40,13 @@ def make_shards(
 ) -> Iterator[int]:
     """Simulate the exams that are not there yet, yielding each seed when it is on disk.
 
-    An error in a worker process is raised here.
+    An error in a worker process is raised here, at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in seeds if not is_written(folder / _name(seed), config)]
-    yield from (seed for seed in seeds if seed not in set(missing))
-    if workers == 0:
-        for seed in missing:
-            yield make_shard(folder, seed, config, matrix)
-        return
-    with ProcessPoolExecutor(max_workers=workers) as pool:
-        pending = [pool.submit(make_shard, folder, seed, config, matrix) for seed in missing]
-        for done in as_completed(pending):
-            yield done.result()
+    yield from sorted({*seeds} - {*missing})
+    make = partial(make_shard, folder, config=config, matrix=matrix)
+    yield from map_in_processes(make, missing, workers=workers, name=_name)
 
 
 def training_spec(seed: int) -> ExamSpec:
@@ -100,11 +96,21 @@ def _with_layer(seed: int) -> ExamSpec:
 
 
 def make_shard(folder: Path, seed: int, config: Preprocessing, matrix: int) -> int:
-    """Simulate one exam and write it; returns its seed."""
+    """Simulate one exam and write it; returns its seed.
+
+    Raises:
+        TrainingError: it could not be written.
+    """
     exam = simulate(training_spec(seed), matrix=matrix)
     name = _name(seed)
-    patient = patient_key(SIMULATED, name)
-    write_exam(folder / name, LabelledExam(SIMULATED, name, patient, exam.volume, exam.labels), config)
+    labelled = LabelledExam(SIMULATED, name, patient_key(SIMULATED, name), exam.volume, exam.labels)
+    try:
+        write_exam(folder / name, labelled, config)
+    except OSError as error:
+        raise TrainingError(
+            f"exam {name} cannot be written ({error.strerror}); what is finished stays: free space and run the same "
+            "command again"
+        ) from error
     return seed
 
 

@@ -1,12 +1,18 @@
 """Simulated exams reach the disk as the network will see them."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ml.config import Preprocessing, Window
+from ml.data.parallel import AHEAD
+from ml.errors import TrainingError
 from ml.labels import Subtype
 from ml.phantom import draw_spec
+from ml.training import shards
 from ml.training.shards import (
     CRANIECTOMIES_FROM,
     LAYER_ML,
@@ -39,6 +45,34 @@ def test_exams_are_simulated_once_and_can_be_opened(tmp_path: Path) -> None:
     brain = exam.hu[(exam.hu > -20) & (exam.hu < 100)]
     assert 15 < np.median(brain) < 60
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000003"]
+
+
+def fail_at_first(folder: Path, seed: int, config: Preprocessing, matrix: int) -> int:
+    """In the place of a simulation: a full disk."""
+    (folder / f"tried {seed} {config.size} {matrix}").touch()
+    if seed == 0:
+        raise TrainingError("free space")
+    return seed
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exam_that_fails_ends_the_others(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is said at once, not when the hundreds of exams behind it have been tried."""
+    monkeypatch.setattr(shards, "make_shard", fail_at_first)
+    with pytest.raises(TrainingError, match="free space"):
+        list(make_shards(tmp_path, range(50), CONFIG, workers=workers, matrix=128))
+    assert 1 <= len(list(tmp_path.iterdir())) <= 2 * AHEAD
+
+
+def test_a_full_disk_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to do, as in training."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shards, "write_exam", full)
+    with pytest.raises(TrainingError, match=r"exam 000003.*No space left on device.*free space and run"):
+        list(make_shards(tmp_path, [3], CONFIG, workers=0, matrix=128))
 
 
 def test_seeds_of_layers_have_a_visible_layer_under_the_skull() -> None:
