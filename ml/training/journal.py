@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +36,11 @@ class Journal:
         return self._events is not None and step % EVERY == 0
 
     def note(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of a step."""
+        """The figures of a step. Raises TrainingError: the disk is full."""
         if self._events is not None:
-            for name, value in figures.items():
-                self._events.add_scalar(f"training/{name}", value, step)
+            with _full_disk_told():
+                for name, value in figures.items():
+                    self._events.add_scalar(f"training/{name}", value, step)
 
     def flush(self, step: int, loss: float) -> None:
         """Write what there is.
@@ -47,18 +50,26 @@ class Journal:
         """
         if self._folder is None:
             return
-        try:
+        with _full_disk_told():
             if self._events is not None:
                 self._events.flush()
             with (self._folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, "loss": round(loss, 5)}) + "\n")
-        except OSError as error:
-            raise TrainingError(f"the log cannot be written ({error.strerror}); {AFTER_FULL_DISK}") from error
 
     def close(self) -> None:
-        """End of the run."""
+        """End of the run; what stopped it, if anything did, is not hidden by events that find no room."""
         if self._events is not None:
-            self._events.close()
+            with suppress(OSError):
+                self._events.close()
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Events are written by a thread, whose errors come up at any later call."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"the log cannot be written ({error.strerror}); {AFTER_FULL_DISK}") from error
 
 
 AFTER_FULL_DISK = "the last checkpoint is usable: free space and run the same command again"

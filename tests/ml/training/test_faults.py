@@ -151,6 +151,31 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(exams: list[ExamShar
     assert equal(go(batches(exams), tmp_path / "run"), go(batches(exams), tmp_path / "whole"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("least", [0, 100])
+def test_a_disk_that_is_full_for_events_stops_the_run_with_what_to_do(
+    least: int, exams: list[ExamShard], tmp_path: Path
+) -> None:
+    """TensorBoard writes them in a thread, between checkpoints, and fails once more when it is closed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int, _: float) -> None:
+        if step == 25:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (least, hard))
+
+    torch.manual_seed(0)
+    machine = Machine(checkpoint_steps=20, loader_workers=0)
+    drawn, folder = batches(exams, steps=40), tmp_path / "run"
+    try:
+        with pytest.raises(TrainingError, match=r"cannot be written.*free space and run the same command again"):
+            train(PatchFcn(TINY_NETWORK), drawn, RECIPE, Span(40), folder=folder, machine=machine, progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept = load_checkpoint(folder / CHECKPOINT)
+    assert kept is not None
+    assert kept["step"] == 20
+
+
 def test_a_poisoned_batch_stops_the_run_and_keeps_the_checkpoint(exams: list[ExamShard], tmp_path: Path) -> None:
     """NaN at step 5: the error names the step; without the poison the run goes on from step 4."""
 
