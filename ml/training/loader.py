@@ -7,16 +7,13 @@ compact network on a whole step in 3 ms. So several steps travel as one row of b
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ml.errors import TrainingError
 from ml.training.recipe import Machine
 from ml.training.sampler import Batch, Step
 
@@ -24,8 +21,6 @@ TOGETHER = 4
 """Steps that travel together."""
 ALIGNED_BYTES = 64
 """Where a tensor may begin within the row."""
-SIGNAL_S = 5.0
-"""How long the kernel may take to tell of a dead process."""
 
 Form = tuple[tuple[int, ...], torch.dtype]
 """Shape and type of a tensor."""
@@ -104,26 +99,3 @@ def unpack(packed: Packed) -> Iterator[Step]:
 
 def _room(count: int) -> int:
     return -(-count // ALIGNED_BYTES) * ALIGNED_BYTES
-
-
-@contextmanager
-def dead_workers_named() -> Iterator[None]:
-    """A loader's worker that dies or hangs becomes a TrainingError.
-
-    PyTorch raises for a dead one from a signal handler, at whatever place of a step this process is just then. One that
-    dies while it hands over a patch breaks the connection first.
-    """
-    try:
-        try:
-            yield
-        except (ConnectionError, EOFError):
-            time.sleep(SIGNAL_S)  # ended by the handler, whose word of it must come here and not later
-            raise
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise TrainingError(
-            f"a process that makes patches died or hung ({reason}); the last checkpoint is usable. "
-            "Most often memory ran out: run the same command again with fewer --loader-workers, or 0"
-        ) from error

@@ -20,11 +20,12 @@ from ml.networks.patchfcn import PatchFcn
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.distribution import rank, share_batch_norms, world_size
 from ml.training.journal import Journal
-from ml.training.loader import dead_workers_named, load_steps
+from ml.training.loader import load_steps
 from ml.training.losses import Losses
 from ml.training.recipe import Machine, Recipe, Span
 from ml.training.sampler import PatchBatches, Step
 from ml.training.steps import Gradients, LossOfStep, is_recorded
+from ml.training.workers import dead_workers_named
 
 Progress = Callable[[int, float], None]
 """Called after every step with (steps done, smoothed loss)."""

@@ -22,6 +22,7 @@ from ml.data.shards import ExamShard
 from ml.files import write_atomically
 from ml.inference.preprocessing import to_channels
 from ml.training.recipe import Machine
+from ml.training.workers import dead_workers_named
 
 BATCH = 8
 FAINT = 0.05
@@ -71,13 +72,26 @@ def find_lures(
     """Every slice of the bleed-free `exams` that looks a little like blood to `network`; leaves its mode as it was.
 
     The network must be on the machine's device.
+
+    Raises:
+        TrainingError: a loader worker died or hung.
     """
     training = network.training
     network.eval()
     found: list[Lure] = []
     device = torch.device(machine.device)
-    loader = DataLoader(_Images(exams, config), batch_size=None, num_workers=machine.loader_workers)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=machine.precision == "bfloat16"):
+    workers = machine.loader_workers
+    loader = DataLoader(
+        _Images(exams, config),
+        batch_size=None,
+        num_workers=workers,
+        timeout=machine.loader_timeout_s if workers else 0,
+    )
+    with (
+        dead_workers_named(),
+        torch.inference_mode(),
+        torch.autocast(device.type, torch.bfloat16, enabled=machine.precision == "bfloat16"),
+    ):
         for exam, images in zip(exams, loader, strict=True):
             row = 0
             for part in images.split(BATCH):

@@ -14,10 +14,11 @@ import torch
 from ml.data.shards import ExamShard
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
-from ml.training import loader
+from ml.training import workers
 from ml.training.augmentation import Augmentation
 from ml.training.checkpoints import load_checkpoint
 from ml.training.loop import CHECKPOINT, train
+from ml.training.lures import find_lures
 from ml.training.recipe import Machine, Span
 from ml.training.sampler import PatchBatches, Step
 from ml.training.targets import LABELS, Pool
@@ -118,15 +119,29 @@ def test_a_dead_loader_process_stops_the_run(exams: list[ExamShard], tmp_path: P
     assert 4 <= kept["step"] < 40
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_a_dead_loader_process_stops_the_look_for_lures(exams: list[ExamShard]) -> None:
+    """As in training: with what to do."""
+
+    def kill() -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    machine = Machine(loader_workers=1)
+    network = PatchFcn(TINY_NETWORK)
+    with pytest.raises(TrainingError, match=r"last checkpoint is usable.*--loader-workers"):
+        find_lures(network, exams * 10, TINY_PREPROCESSING, machine=machine, progress=kill)
+
+
 @pytest.mark.parametrize("broken", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
 def test_a_loader_process_that_dies_while_it_hands_over_is_named(
     broken: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks before PyTorch has heard of the death, and its word of it may come in any line after."""
-    monkeypatch.setattr(loader, "SIGNAL_S", 0.0)
+    monkeypatch.setattr(workers, "SIGNAL_S", 0.0)
     with (
         pytest.raises(TrainingError, match=r"last checkpoint is usable.*--loader-workers"),
-        loader.dead_workers_named(),
+        workers.dead_workers_named(),
     ):
         raise broken
 
