@@ -134,7 +134,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         machine=make_machine(device, precision, loader_workers, threads=threads),
         matrix=matrix,
         workers=workers,
-        command=present_command(),
+        command=present_command(hidden="--background"),
         version=version,
         start_from=start_from,
         average_with=average_with,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 UNKNOWN = "unknown"
@@ -18,9 +19,17 @@ def present_commit() -> str:
     return f"{commit}+" if _git("status", "--porcelain", "--untracked-files=no") else commit
 
 
-def present_command() -> str:
-    """The command line of this process, as it can be typed again."""
-    return "python -m ml " + shlex.join(sys.argv[1:])
+def present_command(*, hidden: str = "") -> str:
+    """The command line of this process, as it can be typed again, but for the values of an option that is `hidden`: a
+    bundle is given away, and they may have a patient's name.
+    """
+    words = sys.argv[1:]
+    for place, (before, word) in enumerate(pairwise(["", *words])):
+        if hidden and before == hidden:
+            words[place] = "..."
+        elif hidden and word.startswith(f"{hidden}="):
+            words[place] = f"{hidden}=..."
+    return "python -m ml " + shlex.join(words)
 
 
 def _git(*arguments: str) -> str | None:

@@ -7,6 +7,7 @@ what a network learned of one head and its scanner held on another head and scan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import repeat
 from pathlib import Path
@@ -46,12 +47,28 @@ def make_backgrounds(
     folder.mkdir(parents=True, exist_ok=True)
     exams: list[ExamShard] = []
     for number, head in enumerate(heads, start=1):
-        try:
+        with _by_number(number, heads):
             clean, *painted = _exams(folder, head, config, progress)
-        except (UnreadableStudy, DataError) as error:  # by its number: a folder may have a patient's name
-            raise DataError(f"background {number} of {len(heads)}: {error}") from error
         exams += [clean] * CLEAN + painted
     return exams
+
+
+def name_heads(heads: Sequence[Path]) -> list[str]:
+    """What stands for each of them in the records of a run. Raises DataError as `make_backgrounds`."""
+    names = []
+    for number, head in enumerate(heads, start=1):
+        with _by_number(number, heads):
+            names.append(_names(find_series(head).series_instance_uid)[0])
+    return names
+
+
+@contextmanager
+def _by_number(number: int, heads: Sequence[Path]) -> Iterator[None]:
+    """What is wrong with a head is told of its number: its folder may have a patient's name."""
+    try:
+        yield
+    except (UnreadableStudy, DataError) as error:
+        raise DataError(f"background {number} of {len(heads)}: {error}") from error
 
 
 def exams_of(heads: Sequence[Path]) -> int:

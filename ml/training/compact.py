@@ -22,7 +22,7 @@ from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
 from ml.progress import Stage
 from ml.provenance import present_commit
-from ml.training.backgrounds import exams_of, make_backgrounds
+from ml.training.backgrounds import exams_of, make_backgrounds, name_heads
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate, evaluate_on_phantoms, with_calibration
 from ml.training.exams import simulate_exams
 from ml.training.loop import train
@@ -179,7 +179,7 @@ def facts_of(run: CompactRun) -> dict[str, Any]:
         "rounds": run.rounds,
         "matrix": run.matrix,
         "exams": run.seeds,
-        "backgrounds": [folder.name for folder in run.backgrounds],
+        "heads": name_heads(run.backgrounds),
         "start": load_bundle(run.start_from).identity.digest if run.start_from is not None else "",
     }
 

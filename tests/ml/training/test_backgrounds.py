@@ -1,5 +1,7 @@
 """Real heads as training exams. A simulated one stands for them here, written as DICOM as a scanner would."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from ml.data.shards import ExamShard
 from ml.errors import DataError
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_series
+from ml.provenance import present_command
 from ml.training import backgrounds
-from ml.training.backgrounds import CLEAN, exams_of, make_backgrounds
+from ml.training.backgrounds import CLEAN, exams_of, make_backgrounds, name_heads
 from ml.training.paint import SHAPES, paint_bleeds
 from ml.volume import Volume
 from tests.dicom_factory import ct_series, write
@@ -73,6 +76,30 @@ def test_what_is_kept_names_no_patient(head: Path, tmp_path: Path) -> None:
     exams = make(tmp_path, [head])
     texts = [path.name for path in tmp_path.rglob("*")] + [(exam.folder / "exam.json").read_text() for exam in exams]
     assert not any(word in text for text in texts for word in NAME.split("^"))
+
+
+def test_a_head_is_known_by_its_series(head: Path, tmp_path: Path) -> None:
+    """What a run notes of it is neither its folder's name, which may be a patient's, nor the same for another head."""
+    moved, other = tmp_path / NAME, tmp_path / "other" / NAME
+    shutil.copytree(head, moved)
+    write(ct_series(), other)
+    first, second, third = name_heads([head, moved, other])
+    assert first == second
+    assert third != first
+    assert not any(word in third for word in NAME.split("^"))
+    with pytest.raises(DataError, match="background 2 of 2: "):
+        name_heads([head, tmp_path / "none"])
+
+
+def test_a_bundle_does_not_tell_where_the_head_lay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given away with the command that made it."""
+    for words in (["--background", f"/ct/{NAME}"], [f"--background=/ct/{NAME}"]):
+        monkeypatch.setattr(sys, "argv", ["ml", "train-compact", *words, "--out", "run"])
+        command = present_command(hidden="--background")
+        assert NAME in present_command()
+        assert NAME not in command
+        assert command.startswith("python -m ml train-compact --background")
+        assert command.endswith("... --out run")
 
 
 def test_a_scan_that_shows_no_head_is_refused(head: Path, tmp_path: Path) -> None:
