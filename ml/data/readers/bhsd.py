@@ -20,7 +20,7 @@ from ml.data.sources import NOTHING_KNOWN, ExamSource, MaskFile, findings
 from ml.errors import DataError
 from ml.labels import FINDINGS, Subtype
 
-NAME = re.compile(r"(ID_[0-9a-f]+)_(ID_[0-9a-f]+)", re.IGNORECASE)
+NAME = re.compile(r"ID_([0-9a-f]+)_ID_[0-9a-f]+", re.IGNORECASE)
 VALUES = {int(subtype): int(subtype) for subtype in Subtype}
 TOLD = {"anybleed": findings(any=True), "nobleed": (0,) * len(FINDINGS)}
 """What the name of a folder tells of its volumes."""
@@ -40,7 +40,7 @@ def read_bhsd(root: Path, options: Options) -> Catalogue:  # noqa: ARG001 (there
             ExamSource(
                 dataset="bhsd",
                 exam=exam_name(name),
-                patient=rsna.patient(known.group(1)) if known else patient_key("bhsd", name),
+                patient=rsna.patient(f"ID_{known.group(1).lower()}") if known else patient_key("bhsd", name),
                 family=rsna.FAMILY,
                 patient_known=known is not None,
                 images=(images[name].relative_to(root),),

@@ -101,6 +101,15 @@ def test_bhsd_has_five_subtypes_and_the_patients_of_rsna(tmp_path: Path, images:
     assert other.load(tmp_path).level == "none"
 
 
+def test_a_bhsd_patient_is_that_of_rsna_in_any_case_of_letters(tmp_path: Path) -> None:
+    """A copy that changed the case of names must not hide that a patient is in both sets."""
+    volume = head_volume()
+    for name in ("id_0219ef88_id_e5c1a31210.nii.gz", "ID_0219EF88_ID_E5C1A31211.nii.gz"):
+        write_nifti(tmp_path / "images" / name, volume.hu, volume.geometry)
+    exams = READERS["bhsd"](tmp_path, Options()).exams
+    assert [(exam.patient, exam.patient_known) for exam in exams] == [(patient("ID_0219ef88"), True)] * 2
+
+
 def test_bhsd_tells_by_folder_whether_its_other_volumes_bleed(tmp_path: Path) -> None:
     """As released; what lies in further folders is told of."""
     volume = head_volume()
