@@ -81,7 +81,7 @@ def test_the_student_starts_from_the_weights_of_the_teacher(run: TrainingRun, la
 def test_a_folder_goes_on_with_its_own_run_only(
     run: TrainingRun, labelled: list[ExamShard], corpus: list[ExamShard]
 ) -> None:
-    """Stopped or finished: another seed, recipe, start or set of exams would be mixed into it, or never used."""
+    """Stopped or finished: another seed, recipe, start, set of exams or label would be mixed into it, or never used."""
     pools = make_pools(Model.BASELINE, labelled, [], None, SelfTraining())
 
     def stop(step: int, _: int, __: float) -> None:
@@ -100,6 +100,9 @@ def test_a_folder_goes_on_with_its_own_run_only(
         for these in (fewer, oracle):
             with pytest.raises(TrainingError, match="other pools"):
                 train_bundle(run, these)
+        corrected = [replace(labelled[0], hemorrhage_ml=0.5), *labelled[1:]]
+        with pytest.raises(TrainingError, match="other labels"):
+            train_bundle(run, make_pools(Model.BASELINE, corrected, [], None, SelfTraining()))
         elsewhere = replace(run, machine=replace(run.machine, loader_workers=1, checkpoint_s=1.0))
         assert train_bundle(elsewhere, pools).config.provenance.steps == 4
     (run.out / "run.json").unlink()
