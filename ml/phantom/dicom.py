@@ -24,6 +24,8 @@ from ml.volume import HuArray
 Storage = Literal["16-bit signed with padding", "12-bit unsigned"]
 PADDING = -2000
 """Pixel Padding Value of 16-bit series, as GE writes outside the circle of reconstruction."""
+BIRTH_MONTH = 7
+"""Of every patient."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def _patient(ds: Dataset, exam: SimulatedExam, patient_name: str) -> None:
     age = int(rng.integers(18, 95))
     ds.PatientName = patient_name
     ds.PatientID = f"SIM{exam.spec.seed:08d}"
-    ds.PatientBirthDate = f"{taken.year - age - 1:04d}0701"
+    ds.PatientBirthDate = f"{taken.year - age - (taken.month < BIRTH_MONTH):04d}{BIRTH_MONTH:02d}01"
     ds.PatientSex = "M" if rng.random() < 0.5 else "F"
     ds.PatientAge = f"{age:03d}Y"
 

@@ -14,6 +14,7 @@ from pydicom.uid import RLELossless
 
 from ml.phantom import SimulatedExam, draw_spec, simulate
 from ml.phantom.dicom import Storage, write_series, write_study
+from ml.phantom.exam import as_other_study
 from ml.phantom.spec import Zone
 
 
@@ -64,6 +65,17 @@ def test_padding_marks_what_lies_outside_the_circle(exam: SimulatedExam, tmp_pat
     ds = pydicom.dcmread(write_series(exam, tmp_path)[4])
     assert ds.pixel_array[0, 0] == ds.PixelPaddingValue
     assert ds.pixel_array[64, 64] != ds.PixelPaddingValue
+
+
+def test_a_patient_is_as_old_as_the_birth_date_says(exam: SimulatedExam, tmp_path: Path) -> None:
+    """On the day of the scan, in whatever half of the year that is: viewers show either."""
+    months = set()
+    for seed in range(8):
+        ds = pydicom.dcmread(write_series(as_other_study(exam, seed), tmp_path / str(seed))[0])
+        passed = int(ds.StudyDate) - int(ds.PatientBirthDate)
+        assert ds.PatientAge == f"{passed // 10000:03d}Y"
+        months.add(ds.StudyDate[4:6])
+    assert min(months) < "07" <= max(months)
 
 
 def test_writing_twice_gives_the_same_bytes(exam: SimulatedExam, tmp_path: Path) -> None:
