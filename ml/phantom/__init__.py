@@ -12,7 +12,8 @@ What is simulated
   cisterns, fissures, falx, tentorium, venous sinuses, the larger arteries; atrophy widens all fluid together.
 - EDH, IPH, IVH, SAH and SDH with edema and displacement of the tissue around them. Only blood that is truly visible
   is labelled: at least 35 % of a voxel, at least 5 HU brighter than what would be there without it, and not buried in
-  bone.
+  bone. But for bone that outshines it, this is judged before the scanner's part: beside bone a sharp kernel and beam
+  hardening make a few labelled voxels darker than brain.
 - Bright and no blood: calcifications, dense sinuses, tentorium and arteries, bone partly in a slice at vertex and
   base, beam hardening, metal with streaks, drains, tumours, motion. Dark and no blood: infarcts, lacunes, chronic
   collections, leukoaraiosis, gas.
