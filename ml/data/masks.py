@@ -77,11 +77,13 @@ def _in_file_order(codes: LabelArray, own: Geometry, geometry: Geometry, shape: 
 
 def to_codes(values: npt.NDArray[np.float32], meaning: Mapping[int, int] | None) -> LabelArray:
     """Values of a NIfTI mask to codes; raises UnreadableStudy for a value without meaning."""
-    rounded = np.rint(np.nan_to_num(values)).astype(np.int64)
+    values = np.nan_to_num(values)
+    rounded = np.rint(values).astype(np.int64)
+    if values.any() and not rounded.any():
+        raise refusal("MASK_UNCLEAR", why=f"its highest value is {values.max():.3g}")
     if meaning is None:
-        if (
-            rounded < 0
-        ).any():  # blood that was written as 255 into 8 bits with a sign, or what a program fills up with
+        # below 0: blood that was written as 255 into 8 bits with a sign, or what a program fills up with
+        if (rounded < 0).any():
             raise refusal("MASK_UNCLEAR", why=f"value {rounded.min()} has no meaning here")
         return np.where(rounded > 0, np.uint8(BLEED), np.uint8(0))
     codes = np.zeros(values.shape, dtype=np.uint8)

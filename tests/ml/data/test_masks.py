@@ -85,6 +85,19 @@ def test_a_binary_mask_with_values_below_0_is_refused(tmp_path: Path) -> None:
         read_mask(path, volume.geometry, shape=(64, 64))
 
 
+@pytest.mark.parametrize(("highest", "voxels"), [(0.6, 192), (0.4, None), (1 / 255, None)])
+def test_a_mask_in_fractions_is_rounded_or_refused(highest: float, voxels: int | None, tmp_path: Path) -> None:
+    """A soft mask counts from a half; one that lies below it everywhere would pass for one without blood."""
+    volume = head_volume()
+    soft = mask_of(volume) * highest
+    path = write_nifti(tmp_path / "m.nii", soft, volume.geometry, dtype=np.float32)
+    if voxels is None:
+        with pytest.raises(UnreadableStudy, match="its highest value is 0"):
+            read_mask(path, volume.geometry, shape=(64, 64))
+    else:
+        assert (read_mask(path, volume.geometry, shape=(64, 64)) == BLEED).sum() == voxels
+
+
 def segment(number: int, label: str) -> hd.seg.SegmentDescription:
     """A segment of a made-up algorithm."""
     return hd.seg.SegmentDescription(
