@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ml.bundle import Bundle, BundleConfig, identify, load_bundle, write_bundle
 from ml.config import COMPACT_PREPROCESSING, Provenance
 from ml.data.shards import SIMULATED, ExamShard
 from ml.errors import TrainingError
+from ml.files import write_atomically
 from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
 from ml.progress import Stage
@@ -25,6 +26,7 @@ from ml.provenance import present_commit
 from ml.training.backgrounds import exams_of, make_backgrounds, name_heads
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate, evaluate_on_phantoms, with_calibration
 from ml.training.exams import simulate_exams
+from ml.training.journal import AFTER_FULL_DISK
 from ml.training.loop import train
 from ml.training.lures import Lure, find_lures, load_lures, save_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Recipe, Span
@@ -166,8 +168,7 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
     if WITH_BACKGROUNDS in data:
         data -= {SIMULATED}
     provenance = Provenance(" and ".join(sorted(data)), command, run.seed, present_commit(), run.end)
-    facts = {"version": run.version, "provenance": json.dumps(asdict(provenance))}
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, run.out / TRAINED, metadata=facts)
+    _keep_trained(run.out, weights, {"version": run.version, "provenance": json.dumps(asdict(provenance))})
 
 
 def facts_of(run: CompactRun) -> dict[str, Any]:
@@ -268,6 +269,15 @@ def finish(folder: Path, plan: Finish, stage: Stage) -> Bundle:
     calibrated = with_calibration(predictor, point, calibration)
     metrics = held_out_metrics(calibrated, stage, exams=plan.test_exams, matrix=plan.matrix, workers=plan.workers)
     return write_bundle(folder / "bundle", config, weights=weights, metrics=metrics, card=card(config, metrics))
+
+
+def _keep_trained(folder: Path, weights: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
+    """Whole or not at all. Raises TrainingError: the disk is full."""
+    content = save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata=facts)
+    try:
+        write_atomically(folder / TRAINED, content)
+    except OSError as error:
+        raise TrainingError(f"the weights cannot be written ({error.strerror}); {AFTER_FULL_DISK}") from error
 
 
 def _load_trained(folder: Path) -> tuple[dict[str, torch.Tensor], str, Provenance]:

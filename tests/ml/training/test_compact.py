@@ -1,7 +1,9 @@
 """The default bundle's making, from simulated exams to a folder that the node can load."""
 
+import json
+import resource
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from ml.bundle import load_bundle
-from ml.config import COMPACT_PREPROCESSING
+from ml.config import COMPACT_PREPROCESSING, Provenance
 from ml.errors import TrainingError
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_series
@@ -66,6 +68,24 @@ def test_a_training_that_has_not_ended_cannot_be_finished(tmp_path: Path) -> Non
     """The message says what to do."""
     with pytest.raises(TrainingError, match="train-compact again"):
         finish(tmp_path, Finish(2, 2, 128, 0), lambda *_: lambda _: None)
+
+
+def test_trained_weights_are_whole_or_not_there(tmp_path: Path) -> None:
+    """A disk that is full: half of a file could not be finished, and what was there before still can."""
+    facts = {"version": "9", "provenance": json.dumps(asdict(Provenance("none", "tests", 0, "none", 4)))}
+    before = {"weight": torch.ones(4)}
+    compact._keep_trained(tmp_path, before, facts)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(TrainingError, match="free space and run the same command again"):
+            compact._keep_trained(tmp_path, {"weight": torch.zeros(10_000)}, facts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    weights, version, provenance = compact._load_trained(tmp_path)
+    assert (version, provenance.steps) == ("9", 4)
+    assert torch.equal(weights["weight"], before["weight"])
+    assert [path.name for path in tmp_path.iterdir()] == [TRAINED]
 
 
 def test_a_folder_goes_on_with_its_own_run_only(tmp_path: Path) -> None:
