@@ -171,6 +171,23 @@ def test_readings_share_predictions_and_differ_in_truth(make_volume: MakeVolume,
     assert not np.array_equal(masks[1]["truth"], masks[2]["truth"])
 
 
+def test_further_readings_of_a_finished_set_leave_its_records_alone(make_volume: MakeVolume, tmp_path: Path) -> None:
+    """Asked for later, by another version of the program, which the first set's origin does not name."""
+    heads = Heads(make_volume)
+    folder = tmp_path / "set"
+    first = evaluate(answer, heads, folder, origin=ORIGIN, progress=lambda _: None)
+
+    def changed(volume: Volume) -> Prediction:
+        return replace(answer(volume), exam_score=0.123)
+
+    later = replace(ORIGIN, commit="def")
+    again = evaluate(changed, heads, folder, origin=later, readings=2, progress=lambda _: None)
+    assert (again.origin, again.records) == (first.origin, first.records)
+    second = read_records(reading_folder(folder, 2))
+    assert second.origin.commit == "def"
+    assert [one.exam_score for one in second.records] == [0.123] * 3
+
+
 def test_a_second_reading_is_near_the_first_and_repeatable() -> None:
     """A disc of 1 cm radius: another outline of the same blood, no blood where there was none."""
     v, u = np.mgrid[:80, :80] - 40
