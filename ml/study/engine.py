@@ -1,6 +1,7 @@
 """A study from nothing to the records that the tables are made of. Every step is found on disk when it is done.
 
 study.json, <model>/<set>/     what `python -m ml tables` reads (`ml.evaluation.study`)
+work/run.json                  scale, seed, C and K: a run with others is refused here
 work/exams/<part>/             exams on the network's grid, and whole exams of the sets
 work/models/<model>/           runs; `trained/` and, with its operating points fitted, `bundle/`
 work/teacher/                  what the baseline says of the corpus, and the ranking
@@ -12,9 +13,10 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +39,7 @@ from ml.study.models import ENTRIES, TEACHER, Entry
 from ml.study.scales import Scale
 from ml.training.calibration import calibrate, with_calibration
 from ml.training.recipe import Machine
-from ml.training.runs import BUNDLE, TrainingRun
+from ml.training.runs import BUNDLE, TrainingRun, note_facts, refuse_other
 from ml.volume import MaskArray, Volume
 
 READINGS = 3
@@ -76,7 +78,7 @@ def train_models(run: StudyRun, names: Sequence[str], parts: Parts, stage: Stage
 
     Once the baseline is trained and has labelled the corpus, several processes may do this in the same folder.
     """
-    _open(run, shared=True)
+    _open(run, parts, shared=True)
     teaching = _teach(run, parts, stage)
     for entry in run.entries:
         if entry.row.name in names:
@@ -86,7 +88,7 @@ def train_models(run: StudyRun, names: Sequence[str], parts: Parts, stage: Stage
 def run_study(run: StudyRun, parts: Parts, stage: Stage) -> Study:
     """Train what is not trained yet, rank, judge; returns the finished study, whose records lie in `run.out`."""
     began = time.monotonic()
-    study = _open(run)
+    study = _open(run, parts)
     before_s = study.seconds or 0.0
     sources = {one: KeptSource(parts[part], run.out / "work" / "exams" / part) for one, part in SETS.items()}
     for role, source in sources.items():
@@ -103,8 +105,14 @@ def run_study(run: StudyRun, parts: Parts, stage: Stage) -> Study:
     return study
 
 
-def _open(run: StudyRun, *, shared: bool = False) -> Study:
-    """The study as it stands: one that was stopped keeps what it has, the time that it took, and where it ran."""
+def _open(run: StudyRun, parts: Parts, *, shared: bool = False) -> Study:
+    """The study as it stands: one that was stopped keeps what it has, the time that it took, and where it ran.
+
+    Raises TrainingError where the folder has a study that learns something else.
+    """
+    facts = _facts(run, parts)
+    refuse_other(run.out / "work", facts)
+    note_facts(run.out / "work", facts)
     models = tuple(replace(entry.row, not_run=NOT_YET) for entry in run.entries)
     before = read_study(run.out) if (run.out / "study.json").is_file() else None
     study = Study(
@@ -120,6 +128,16 @@ def _open(run: StudyRun, *, shared: bool = False) -> Study:
     )
     write_study(run.out, study)
     return study
+
+
+def _facts(run: StudyRun, parts: Parts) -> dict[str, Any]:
+    """What decides every figure, but for the program and its machine."""
+    return {
+        "scale": asdict(replace(run.scale, sentence="")),
+        "seed": run.seed,
+        "pseudo-labels": asdict(run.config),
+        "exams": {part: source.name for part, source in parts.items()},
+    }
 
 
 def _known(model: StudyModel, before: Study | None) -> StudyModel:

@@ -129,9 +129,15 @@ def note_facts(out: Path, facts: dict[str, Any]) -> None:
 
 
 def check_same(out: Path, facts: dict[str, Any]) -> None:
-    """Raise TrainingError where the folder has another run; one that was begun before there was a RUN is taken on."""
+    """Raise TrainingError where something was learned in the folder by another run; see `refuse_other`."""
+    if (out / CHECKPOINT).exists() or (out / BUNDLE).exists():
+        refuse_other(out, facts)
+
+
+def refuse_other(out: Path, facts: dict[str, Any]) -> None:
+    """Raise TrainingError where RUN tells of another run; one that was begun before there was a RUN is taken on."""
     path = out / RUN
-    if not path.is_file() or not ((out / CHECKPOINT).exists() or (out / BUNDLE).exists()):
+    if not path.is_file():
         return
     before, now = json.loads(path.read_text()), json.loads(json.dumps(facts))
     other = [name for name in now if name in before and not _agree(before[name], now[name])]

@@ -17,6 +17,7 @@ import torch
 from ml.bundle import load_bundle
 from ml.data.exams import LabelledExam, patient_key
 from ml.data.shards import open_folder
+from ml.errors import TrainingError
 from ml.evaluation.metrics import auc
 from ml.evaluation.records import RecordSet
 from ml.evaluation.study import ModelRole, Study, read_study
@@ -225,6 +226,25 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_bundles(done: tuple[Path, S
         bundles = [load_bundle(folder / "work" / "models" / name / "bundle") for folder in (out, run.out)]
         assert all(torch.equal(tensor, bundles[1].weights[key]) for key, tensor in bundles[0].weights.items())
         assert bundles[0].config.operating_point == bundles[1].config.operating_point
+
+
+def test_a_study_with_other_options_is_refused_and_stays_as_it_is(done: tuple[Path, Study]) -> None:
+    """Else its report would name a seed, a C or a scale that its models never had."""
+    out, study = done
+    run = study_run(out)
+    others = {
+        "seed": replace(run, seed=3),
+        "pseudo-labels": replace(run, config=SelfTraining(RankerConfig(5))),
+        "scale": replace(run, scale=replace(TINY, sentence="Larger discs.", steps=30)),
+    }
+    for name, other in others.items():
+        with pytest.raises(TrainingError, match=f"with other {name} "):
+            run_study(other, PARTS, quietly)
+        with pytest.raises(TrainingError, match=f"with other {name} "):
+            train_models(other, ["student"], PARTS, quietly)
+    with pytest.raises(TrainingError, match="with other exams "):
+        run_study(run, {**PARTS, Part.TEST: DrawnHeads("t", 6)}, quietly)
+    assert read_study(out) == study
 
 
 def test_models_that_were_trained_elsewhere_are_judged_without_the_corpus(
