@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml.evaluation.answers import Answers, attempt
 from ml.evaluation.pixel_answers import Measure
-from ml.evaluation.records import Origin
+from ml.evaluation.records import ExamRecord, Origin
 from ml.evaluation.sources import ExamSource
 from ml.evaluation.study import ModelRole, SetRole, Study, StudyModel, StudySet, read_study, record_folder
 from ml.evaluation.tables import NOT_RUN, Cell, figure, words
@@ -94,4 +94,13 @@ def paired(one: Place, other: Place) -> tuple[Answers, Answers] | str:
         return f"{NOT_RUN}: {one.reason or other.reason}"
     if one.answers.records.origin.exams != other.answers.records.origin.exams:
         return f"{one.key} and {other.key} have different exams"
+    if not all(map(_same_truth, one.answers.exams, other.answers.exams)):
+        return f"{one.key} and {other.key} have exams of the same names with different labels"
     return one.answers, other.answers
+
+
+def _same_truth(one: ExamRecord, other: ExamRecord) -> bool:
+    """As far as both have it: simulated exams of another institution or matrix have the same names."""
+    if one.bleeding != other.bleeding or one.counts is None or other.counts is None:
+        return one.bleeding == other.bleeding
+    return (one.counts.pixels, one.counts.truth) == (other.counts.pixels, other.counts.truth)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from ml.data.exams import LabelledExam
 from ml.errors import EvaluationError
 from ml.evaluation import further_tables, paper_tables, retest_table
 from ml.evaluation.answers import Answers
 from ml.evaluation.bootstrap import draw_weights, specificity_replicates
 from ml.evaluation.comparisons import compare_exam_auc
+from ml.evaluation.judging import evaluate
 from ml.evaluation.metrics import dsc, specificity_at
 from ml.evaluation.report import Report
 from ml.evaluation.study import ModelRole, SetRole, StudyModel, read_study, write_study
@@ -23,6 +26,16 @@ from ml.evaluation.tables import Cell, Table
 from ml.evaluation.writing import FIGURES, TABLES, write_report
 from ml.labels import Subtype, is_blood
 from tests.ml.evaluation.conftest import BLURS, Squares, network
+
+
+class Shifted(Squares):
+    """The same names; the blood lies a slice higher."""
+
+    def read(self, wanted: Sequence[str]) -> Iterator[LabelledExam]:
+        """See ExamSource."""
+        for exam in super().read(wanted):
+            assert exam.pixels is not None
+            yield replace(exam, pixels=np.roll(exam.pixels, 1, axis=0))
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +191,22 @@ def test_models_are_compared_on_the_same_exams_only(study_folder: Path, tmp_path
     path.write_text(json.dumps(origin))
     table = paper_tables.table_1_statistics(Report(copy))
     assert table.rows[0].cells[0].text == "student/test and baseline/test have different exams"
+
+
+def test_exams_of_the_same_names_with_other_labels_are_no_pairs(study_folder: Path, tmp_path: Path) -> None:
+    """As simulated exams of another institution or matrix are: `evaluate` names them by their seeds."""
+    copy = tmp_path / "study"
+    shutil.copytree(study_folder, copy)
+    shutil.rmtree(copy / "student" / "test")
+    pretended = Report(study_folder).place(ModelRole.STUDENT).answers
+    assert pretended is not None
+    other = Shifted("test", 24)
+    origin = replace(pretended.records.origin, data="elsewhere")
+    evaluate(network(6.0), other, copy / "student" / "test", origin=origin, progress=lambda _: None)
+    report = Report(copy)
+    said = "student/test and baseline/test have exams of the same names with different labels"
+    assert paper_tables.table_1_statistics(report).rows[2].cells[0].text == said
+    assert cell(retest_table.table_4(report), "reading 1", "DSC: t-test over exams").text == "--"
 
 
 def test_a_model_against_itself_differs_by_nothing(report: Report) -> None:
