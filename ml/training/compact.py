@@ -54,6 +54,15 @@ TRAINED_ON = {
     WITH_BACKGROUNDS: "simulated scans, and on scans of real heads without hemorrhage that blood was painted into",
 }
 """What a bundle's card says, by the data of its provenance."""
+LIMITS = """\
+Simulated anatomy, pathology and scanners are poorer than real ones: expect lower figures on patients. Known to be
+hard: tissue where a bone flap is missing and solid tumours as dense as blood (most of what is called in bleed-free
+exams), bleeds under 1 mL, thin subarachnoid blood, isodense subdural blood, the skull base, metal,
+other post-operative changes, contrast."""
+OTHER_LIMITS = """\
+Simulated anatomy, pathology and scanners are poorer than real ones. What it does on patients was not measured."""
+CALIBRATED_LIMIT = "Probabilities are calibrated on simulated exams with as many bleeding as bleed-free exams."
+UNCALIBRATED_LIMIT = "Scores are not calibrated: they are no probabilities, and no threshold was fitted."
 TRAINED = "trained.safetensors"
 """In the run's folder: the weights, and as metadata what a bundle tells of how they came about."""
 
@@ -318,23 +327,28 @@ def card(config: BundleConfig, metrics: dict[str, Any]) -> str:
         f"| {figure} | {' | '.join(_figure(metrics[name][figure]) for name in names)} |" for figure in metrics[names[0]]
     )
     point, data = config.operating_point, config.provenance.data
+    ours = data in TRAINED_ON  # of another bundle, which `measure` takes too, no more is known than it says itself
     trained_on = TRAINED_ON.get(data, data)
+    simulated = " (`ml.phantom`, `ml.training.backgrounds`); no patient's hemorrhage" if ours else ""
+    as_trained = ", as in training" if ours else ""
+    variant = " in a compact variant" if config.network == COMPACT else ""
+    windows = {1: "one window", 2: "two windows"}.get(len(config.preprocessing.windows), "several windows")
     return f"""# {config.name} {config.version}
 
 **Trained on {trained_on}. Research use only: not a medical device, not for diagnosis.**
 
-PatchFCN (a dilated residual trunk with a classification and a segmentation branch) in a compact variant: three
-neighbouring slices in two windows, {config.preprocessing.pixel_mm} mm pixels. It marks acute intracranial hemorrhage
+PatchFCN (a dilated residual trunk with a classification and a segmentation branch){variant}: three
+neighbouring slices in {windows}, {config.preprocessing.pixel_mm} mm pixels. It marks acute intracranial hemorrhage
 on non-contrast axial head CT. It does not tell subtypes apart, and says nothing of other findings.
 
-- Trained on: {trained_on} (`ml.phantom`, `ml.training.backgrounds`); no patient's hemorrhage.
+- Trained on: {trained_on}{simulated}.
 - Made by: `{config.provenance.command}` (seed {config.provenance.seed}, commit {config.provenance.commit})
 - A pixel counts as hemorrhage from {point.pixel_prob:g}, an exam as positive from {point.exam_score:.3f}; lesions
   under {point.least_lesion_ml:g} mL are not reported.
 
 ## Measured on simulated exams that were not trained on
 
-"any" draws anatomy, contrast, noise and artefacts far wider than nature, as in training; "A" and "B" are two
+"any" draws anatomy, contrast, noise and artefacts far wider than nature{as_trained}; "A" and "B" are two
 simulated institutions that differ as real ones do. Each has heads of its own. A missed exam counts with a DSC of 0.
 
 | figure | {" | ".join(names)} |
@@ -343,11 +357,8 @@ simulated institutions that differ as real ones do. Each has heads of its own. A
 
 ## Limits
 
-Simulated anatomy, pathology and scanners are poorer than real ones: expect lower figures on patients. Known to be
-hard: tissue where a bone flap is missing and solid tumours as dense as blood (most of what is called in bleed-free
-exams), bleeds under 1 mL, thin subarachnoid blood, isodense subdural blood, the skull base, metal,
-other post-operative changes, contrast.
-Probabilities are calibrated on simulated exams with as many bleeding as bleed-free exams.
+{LIMITS if ours else OTHER_LIMITS}
+{UNCALIBRATED_LIMIT if config.calibration == UNCALIBRATED else CALIBRATED_LIMIT}
 """
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from ml.bundle import load_bundle
-from ml.config import COMPACT_PREPROCESSING, Provenance
+from ml.bundle import BUNDLES, load_bundle
+from ml.config import COMPACT_PREPROCESSING, PAPER_PREPROCESSING, Provenance
 from ml.errors import TrainingError
+from ml.networks.patchfcn import PAPER
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_series
 from ml.training import backgrounds, compact
-from ml.training.calibration import EXAM_POINT
+from ml.training.calibration import EXAM_POINT, UNCALIBRATED
 from ml.training.compact import TRAINED, CompactRun, Finish, finish, mean_weights, train_compact
 from ml.training.recipe import Machine
 from ml.training.runs import note_facts
@@ -127,6 +128,29 @@ def test_a_training_may_end_before_its_learning_rate_fell(tmp_path: Path) -> Non
     kept = torch.load(run.out / "checkpoint.pt", weights_only=False)
     assert (provenance.steps, kept["step"]) == (1, 1)
     assert all(torch.equal(weights[name], kept["averaged"][name]) for name in weights)
+
+
+def test_the_card_of_a_bundle_that_saw_patients_does_not_deny_it() -> None:
+    """`measure` takes any bundle: the paper's network, trained on a laboratory's exams, not calibrated."""
+    shipped = load_bundle("default").config
+    provenance = replace(shipped.provenance, data="prepared exams")
+    lab = replace(
+        shipped, network=PAPER, preprocessing=PAPER_PREPROCESSING, calibration=UNCALIBRATED, provenance=provenance
+    )
+    text = compact.card(lab, {"A": {"exam_auc": 0.9}})
+    assert "Trained on: prepared exams.\n" in text
+    assert "no patient" not in text
+    assert "three\nneighbouring slices in one window, 0.5 mm pixels" in text
+    assert "compact variant" not in text
+    assert "Scores are not calibrated" in text
+    assert "are calibrated" not in text
+
+
+def test_the_shipped_card_is_what_the_shipped_bundle_and_its_figures_say() -> None:
+    """Word by word."""
+    folder = BUNDLES / (BUNDLES / "DEFAULT").read_text().strip()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (folder / "CARD.md").read_text() == compact.card(load_bundle("default").config, metrics)
 
 
 @pytest.mark.slow
