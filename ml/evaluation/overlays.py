@@ -47,7 +47,7 @@ def false_alarms(worse: RecordSet, better: RecordSet, count: int) -> list[Chosen
         better,
         count,
         lambda a, b, truth: np.where(truth == 0, a[0] - b[0], 0),
-        "false in the first, not in the second",
+        "more false pixels in the first",
     )
 
 
@@ -58,7 +58,7 @@ def rescued(worse: RecordSet, better: RecordSet, count: int) -> list[ChosenImage
         better,
         count,
         lambda a, b, truth: np.where(truth > 0, b[1] - a[1], 0),
-        "missed by the first, found by the second",
+        "more pixels of blood found by the second",
     )
 
 
@@ -83,7 +83,7 @@ def _choose(
         best = int(np.argmax(gains))
         if gains[best] > 0:
             found.append((-int(gains[best]), one.exam, best))
-    return [ChosenImage(exam, z, f"{why}: {-pixels} pixels") for pixels, exam, z in sorted(found)[:count]]
+    return [ChosenImage(exam, z, f"{-pixels} {why}") for pixels, exam, z in sorted(found)[:count]]
 
 
 def panels(

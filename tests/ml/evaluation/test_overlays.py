@@ -77,7 +77,10 @@ def test_images_are_chosen_for_what_changed(tmp_path: Path) -> None:
         counts = by_name[one.exam].counts
         assert counts is not None
         assert counts.truth[one.z] == 0
-        gains.append(int(one.why.split(": ")[1].split()[0]))
+        false = [set_.pixels(by_name[one.exam]).masks["over_threshold"][one.z].sum() for set_ in (worse, better)]
+        assert false[1] > 0, "both are wrong there: what is told is by how much"
+        assert one.why == f"{false[0] - false[1]} more false pixels in the first"
+        gains.append(int(one.why.split()[0]))
     assert gains == sorted(gains, reverse=True)
     for one in rescued(worse, better, 2):
         counts = by_name[one.exam].counts
