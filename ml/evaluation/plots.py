@@ -37,6 +37,8 @@ def draw_precision_recall(models: dict[str, Answers], path: Path, *, title: str)
     figure, axes = _square(title, "recall of pixels", "precision of pixels")
     for colour, (name, answers) in zip(COLOURS, models.items(), strict=False):
         precision, recall = precision_recall(answers.pixels.histogram)
+        # From recall 0: the first threshold may find most of the blood, and the area is what the label says.
+        precision, recall = np.insert(precision, 0, precision[0]), np.insert(recall, 0, 0.0)
         kept = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS).astype(int))
         label = f"{name}: average precision {answers.pixels.average_precision.value:.3f}"
         axes.step(recall[kept], precision[kept], where="pre", color=colour, label=label)
