@@ -53,7 +53,8 @@ def operating_points(report: Report) -> Table:
         tuple(rows),
         (
             "The first two find their threshold on the test set itself, as the paper does, and flatter: nobody knows "
-            "it beforehand. The bundle's own threshold was set on other exams. No point is interpolated."
+            "it beforehand. The bundle's own threshold was set on other exams, or on none where the bundle was not "
+            "calibrated (docs/evaluation.md). No point is interpolated."
         ),
     )
 
