@@ -98,7 +98,7 @@ class Study:
     models: tuple[StudyModel, ...]
     sets: tuple[StudySet, ...]
     seconds: float | None = None
-    """Of the whole study, once it is done."""
+    """Of the whole study, once it is done or was stopped; None while it runs, and for good once it was killed."""
     shared: bool = False
     """Whether processes shared its trainings: nobody knows then how long it took."""
 

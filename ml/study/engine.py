@@ -89,18 +89,22 @@ def run_study(run: StudyRun, parts: Parts, stage: Stage) -> Study:
     """Train what is not trained yet, rank, judge; returns the finished study, whose records lie in `run.out`."""
     began = time.monotonic()
     study = _open(run, parts)
-    before_s = study.seconds or 0.0
+    before_s = study.seconds
     sources = {one: KeptSource(parts[part], run.out / "work" / "exams" / part) for one, part in SETS.items()}
-    for role, source in sources.items():
-        source.keep(stage(f"exams: {role}", len(source.exams)))
     teach = cache(lambda: _teach(run, parts, stage))
-    for entry in run.entries:
-        bundle = _calibrated(run, entry, teach, sources[SetRole.VALIDATION], stage)
-        for role in entry.sets:
-            _judge(run, entry, bundle, role, sources[role], stage)
-        models = tuple(entry.row if one.name == entry.row.name else one for one in study.models)
-        seconds = None if study.shared else round(before_s + time.monotonic() - began, 1)
-        study = replace(study, models=models, seconds=seconds)
+    try:
+        for role, source in sources.items():
+            source.keep(stage(f"exams: {role}", len(source.exams)))
+        for entry in run.entries:
+            bundle = _calibrated(run, entry, teach, sources[SetRole.VALIDATION], stage)
+            for role in entry.sets:
+                _judge(run, entry, bundle, role, sources[role], stage)
+            models = tuple(entry.row if one.name == entry.row.name else one for one in study.models)
+            study = replace(study, models=models)
+            write_study(run.out, replace(study, seconds=None))
+    finally:  # a run that is killed leaves None: nobody knows then how long it was at it
+        seconds = None if before_s is None or study.shared else round(before_s + time.monotonic() - began, 1)
+        study = replace(study, seconds=seconds)
         write_study(run.out, study)
     return study
 
@@ -123,10 +127,10 @@ def _open(run: StudyRun, parts: Parts, *, shared: bool = False) -> Study:
         machine=_joined(before.machine if before else "", _machine(run.machine)),
         models=tuple(_known(model, before) for model in models),
         sets=_sets(),
-        seconds=before.seconds if before else None,
+        seconds=before.seconds if before else 0.0,
         shared=shared or (before is not None and before.shared),
     )
-    write_study(run.out, study)
+    write_study(run.out, replace(study, seconds=None))
     return study
 
 

@@ -5,6 +5,7 @@ The heads are drawn in milliseconds, the network and the steps are tiny; everyth
 
 import json
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from ml.errors import TrainingError
 from ml.evaluation.metrics import auc
 from ml.evaluation.records import RecordSet
 from ml.evaluation.study import ModelRole, Study, read_study
+from ml.evaluation.writing import write_report
 from ml.labels import IGNORE, Subtype
 from ml.self_training.models import Model, SelfTraining, make_pools
 from ml.self_training.ranker import RankerConfig
@@ -226,6 +228,34 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_bundles(done: tuple[Path, S
         bundles = [load_bundle(folder / "work" / "models" / name / "bundle") for folder in (out, run.out)]
         assert all(torch.equal(tensor, bundles[1].weights[key]) for key, tensor in bundles[0].weights.items())
         assert bundles[0].config.operating_point == bundles[1].config.operating_point
+
+
+def test_the_time_of_a_study_counts_what_was_stopped_and_is_unknown_after_a_kill(
+    done: tuple[Path, Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour in which nothing is finished: ended by an error, or by a kill, which lets nothing be written."""
+    out, study = done
+    assert study.seconds is not None
+    run = replace(study_run(tmp_path), entries=ENTRIES[:2])
+    killed: list[bytes] = []
+    hours = iter(range(100))
+
+    def stage(name: str, _: int | None) -> Callable[[str], None]:
+        if name == "student on test":
+            killed.append((run.out / "study.json").read_bytes())
+            raise KeyboardInterrupt
+        return lambda _: None
+
+    shutil.copytree(out, run.out, dirs_exist_ok=True)
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "monotonic", lambda: 3600.0 * next(hours))
+        with pytest.raises(KeyboardInterrupt):
+            run_study(run, PARTS, stage)
+    stopped = run_study(run, PARTS, quietly)
+    assert stopped.seconds == pytest.approx(study.seconds + 3600, abs=60)
+    (run.out / "study.json").write_bytes(killed[0])
+    assert run_study(run, PARTS, quietly).seconds is None
+    assert "It took" not in write_report(run.out, tmp_path / "report", lambda _: None).read_text()
 
 
 def test_a_study_with_other_options_is_refused_and_stays_as_it_is(done: tuple[Path, Study]) -> None:
