@@ -84,14 +84,15 @@ class KeptSource:
     def read(self, wanted: Sequence[str]) -> Iterator[LabelledExam]:
         """See ExamSource; what is not kept yet is read from the source and kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.source.read([exam for exam in wanted if not self._path(exam).is_file()])
+        missing = [exam for exam in wanted if not self._path(exam).is_file()]
+        fresh = self.source.read(missing)
         for name in wanted:
-            if self._path(name).is_file():
-                yield _unpack(self._path(name))
-            else:
-                exam = next(iter(fresh))
+            if name in missing:  # even if another process has kept it by now: `fresh` gives all of these in turn
+                exam = next(fresh)
                 write_atomically(self._path(name), _pack(exam))
                 yield exam
+            else:
+                yield _unpack(self._path(name))
 
     def keep(self, progress: Callable[[str], None]) -> None:
         """Read what is not kept yet."""

@@ -322,6 +322,18 @@ def test_kept_exams_are_bit_by_bit_those_of_their_source(tmp_path: Path) -> None
         assert one.volume.geometry.sop_instance_uids == two.volume.geometry.sop_instance_uids
 
 
+def test_exams_that_two_processes_keep_stay_under_their_names(tmp_path: Path) -> None:
+    """The same command twice: one process has kept an exam that the other has not come to yet."""
+    source = PARTS[Part.TEST]
+    one, other = KeptSource(source, tmp_path), KeptSource(source, tmp_path)
+    reading = one.read(one.exams)
+    found = [next(reading)]
+    list(other.read(other.exams[1:2]))
+    found += reading
+    assert [exam.exam for exam in found] == list(source.exams)
+    assert [exam.exam for exam in one.read(one.exams)] == list(source.exams)
+
+
 def test_scales_fit_their_networks() -> None:
     """Channels, and sizes that the output stride divides; the paper's scale is the paper's."""
     for scale in SCALES.values():
