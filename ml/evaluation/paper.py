@@ -46,5 +46,6 @@ COMPARISONS: dict[tuple[str, ModelRole], str] = {
     ("exam AUC", ModelRole.SLICE_ORACLE): "p < 0.001",
     ("DSC", ModelRole.BASELINE): "p = 0.012 (abstract), p < 0.001 (section 3.2)",
     ("pixel average precision", ModelRole.BASELINE): "called significant, no p",
+    ("pixel average precision", ModelRole.SLICE_ORACLE): "called significant, no p",
 }
 """Of the student against that model."""
