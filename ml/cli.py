@@ -338,6 +338,7 @@ register_study(app)
 
 def main() -> None:
     """Run the command line; errors of `ml` become one line and an exit code."""
+    present_commit()
     try:
         app()
     except UnreadableStudy as error:

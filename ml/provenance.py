@@ -5,14 +5,19 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 UNKNOWN = "unknown"
 
 
+@cache
 def present_commit() -> str:
-    """The commit this was run from, with `+` where the working tree differs from it; "unknown" without a checkout."""
+    """The commit this was run from, with `+` where the working tree differs from it; "unknown" without a checkout.
+
+    As it was when a process first asked, which `ml.cli.main` does: the tree may move on while a training runs.
+    """
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit is None:
         return UNKNOWN

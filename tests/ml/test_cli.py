@@ -12,7 +12,7 @@ import typer.main
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from ml import cli
+from ml import cli, provenance
 from ml.bundle import Bundle, write_bundle
 from ml.evaluation.records import read_records
 from tests.ml.data.conftest import WriteSeries, write_series
@@ -27,6 +27,18 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
         cli.main()
     return int(left.value.code or 0)
+
+
+def test_a_figure_names_the_commit_that_its_program_was_started_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another one is checked out, and files are changed, while the program runs."""
+    provenance.present_commit.cache_clear()
+    tree = {"rev-parse": "aaaaaaaaaaaa", "status": ""}
+    monkeypatch.setattr(provenance, "_git", lambda word, *_: tree[word])
+    monkeypatch.setattr(cli, "app", lambda: tree.update({"rev-parse": "bbbbbbbbbbbb", "status": " M ml/cli.py"}))
+    cli.main()
+    assert tree["rev-parse"] == "bbbbbbbbbbbb"
+    assert provenance.present_commit() == "aaaaaaaaaaaa"
+    provenance.present_commit.cache_clear()
 
 
 def test_predict_writes_the_files_of_its_contract(
