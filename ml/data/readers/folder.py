@@ -27,7 +27,7 @@ from ml.data.readers.layout import Options, base_name, exam_name, nifti_files, r
 from ml.data.scanning import ImageFacts, scan
 from ml.data.sources import ExamSource, Findings, MaskFile
 from ml.errors import DataError
-from ml.labels import FINDINGS, UNKNOWN
+from ml.labels import ANY, FINDINGS, UNKNOWN
 
 FAMILY = "folder"
 LABELS = "labels.csv"
@@ -174,7 +174,10 @@ def _labels(root: Path) -> dict[str, Findings]:
             raise DataError(f"{LABELS} has none of the columns {', '.join(FINDINGS)}; it has {', '.join(row)}")
         file = Path(row["exam"])
         name = exam_name(base_name(file) if is_nifti(file) else row["exam"])
-        told[name] = tuple(_finding(row.get(finding, ""), name) for finding in FINDINGS)
+        one = [_finding(row.get(finding, ""), name) for finding in FINDINGS]
+        if one[ANY] == UNKNOWN and 1 in one:  # who tells of a subtype need not say that it is blood
+            one[ANY] = 1
+        told[name] = tuple(one)
     return told
 
 

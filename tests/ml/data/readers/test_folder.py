@@ -8,7 +8,7 @@ import pytest
 from ml.data.readers import READERS, Options
 from ml.data.series import read_volume
 from ml.errors import DataError
-from ml.labels import BLEED, Subtype
+from ml.labels import ANY, BLEED, Subtype
 from tests.ml.data.disk import head_volume, mask_of, write_apple_doubles, write_csv, write_dicom, write_nifti
 from tests.ml.data.test_masks import whole, write_seg
 
@@ -88,6 +88,18 @@ def test_a_table_of_labels_is_read_as_people_write_it(tmp_path: Path) -> None:
     catalogue = READERS["folder"](tmp_path, Options())
     assert [exam.findings for exam in catalogue.exams] == [(1, -1, -1, -1, -1, 0)]
     assert [(row.exam, row.what, row.code) for row in catalogue.left_out] == [("case8", "labels.csv", "NO_IMAGES")]
+
+
+def test_an_exam_with_a_subtype_bleeds_though_nobody_wrote_so_beside_it(tmp_path: Path) -> None:
+    """Else only the exams without blood would be judged. Subtypes that are absent leave open what else there is."""
+    volume = head_volume()
+    for number in range(4):
+        write_nifti(tmp_path / "images" / f"case{number}.nii.gz", volume.hu, volume.geometry)
+    rows = [("case0", "0", "", ""), ("case1", "", "1", ""), ("case2", "", "0", "0"), ("case3", "", "", "")]
+    write_csv(tmp_path / "labels.csv", ("exam", "any", "EDH", "SDH"), rows)
+    exams = READERS["folder"](tmp_path, Options()).exams
+    assert [exam.findings[ANY] for exam in exams] == [0, 1, -1, -1]
+    assert [exam.load(tmp_path).findings[ANY] for exam in exams] == [0, 1, -1, -1]
 
 
 @pytest.mark.parametrize(
