@@ -26,7 +26,7 @@ def score_corpus(
     engine: EngineName = "auto",
     progress: Callable[[str], None],
 ) -> None:
-    """Score the exams that have no scores yet; `progress` is told each exam's name.
+    """Score the exams that have no scores yet, or had other slices then; `progress` is told each exam's name.
 
     Under torchrun, within `process_group`, every process calls this and scores its share.
 
@@ -43,7 +43,7 @@ def score_corpus(
         name = exam.folder.name
         if exam.grid not in (None, grid):
             raise DataError(f"exam {name} was prepared for another network than the teacher's")
-        if not store.has(name):
+        if not store.has(name) or len(store.slice_probs(name)) != len(exam.neighbours):  # or it was prepared anew since
             score_exam(run, teacher, exam, store)
         progress(name)
     wait_for_all()

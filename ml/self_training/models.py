@@ -63,7 +63,7 @@ def make_pools(
         return [*pools, Pool(corpus, ImageLabels(), whole=True)]
     if store is None:
         raise ValueError(f"{model} needs the teacher's scores")
-    _check_grid(corpus, store)
+    _check_images(corpus, store)
     if model is Model.STUDENT:
         rules = rank((exam.folder.name, store.slice_probs(exam.folder.name)) for exam in corpus).rules(config.ranker)
     else:
@@ -71,8 +71,8 @@ def make_pools(
     return [*pools, Pool(corpus, PseudoLabels(store, rules, config.thresholds))]
 
 
-def _check_grid(corpus: Sequence[ExamShard], store: ScoreStore) -> None:
-    """Pixels of another grid would be taken for those of the images, wherever they lie."""
+def _check_images(corpus: Sequence[ExamShard], store: ScoreStore) -> None:
+    """Pixels of another grid or slice would be taken for those of the images, wherever they lie."""
     grid = store.teacher().grid
     other = [exam.exam for exam in corpus if exam.grid not in (None, grid)]
     if other:
@@ -80,3 +80,9 @@ def _check_grid(corpus: Sequence[ExamShard], store: ScoreStore) -> None:
             f"{store.folder.name} has scores of images for another network ({grid}) than those of {len(other)} exams "
             f"(exam {other[0]} is the first): let a teacher of this network score them, into another folder"
         )
+    for exam in corpus:
+        if len(store.slice_probs(exam.folder.name)) != len(exam.neighbours):
+            raise DataError(
+                f"exam {exam.exam} has other slices than {store.folder.name} has scores of: run `python -m ml "
+                "pseudo-label` again, it scores what was prepared anew"
+            )

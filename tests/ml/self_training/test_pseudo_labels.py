@@ -59,6 +59,21 @@ def test_labelling_goes_on_where_it_was_stopped(
         score_corpus(other_teacher, corpus, store, engine="torch", progress=lambda _: None)
 
 
+def test_an_exam_whose_images_came_later_is_scored_anew(
+    store: ScoreStore, teacher: Bundle, corpus: list[ExamShard]
+) -> None:
+    """`prepare --rescan` made it again with a repaired slice: scores of the others would lie beside their images."""
+    before = [replace(corpus[0], neighbours=corpus[0].neighbours[1:]), *corpus[1:]]
+    (store.folder / f"{corpus[0].folder.name}.npz").unlink()
+    score_corpus(teacher, before, store, engine="torch", progress=lambda _: None)
+    for model in (Model.STUDENT, Model.NO_RANKER, Model.PIXEL_ORACLE):
+        with pytest.raises(DataError, match="has other slices than"):
+            make_pools(model, corpus, corpus, store, SelfTraining())
+    score_corpus(teacher, corpus, store, engine="torch", progress=lambda _: None)
+    assert len(store.slice_probs(corpus[0].folder.name)) == len(corpus[0].neighbours)
+    make_pools(Model.STUDENT, corpus, corpus, store, SelfTraining())
+
+
 def test_missing_and_damaged_scores_say_what_to_do(store: ScoreStore) -> None:
     """By the exam's name."""
     with pytest.raises(DataError, match="pseudo-label"):
