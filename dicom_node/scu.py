@@ -92,6 +92,12 @@ def associated(
         if isinstance(event.pdu, A_ASSOCIATE_RJ):
             rejections.append(event.pdu.reason_str)
 
+    def limit_silence(event: Event) -> None:
+        # pynetdicom's own timeouts end nothing while it waits for a peer that takes no more bytes, or sends half a PDU.
+        connection = event.assoc.dul.socket
+        if connection is not None and connection.socket is not None:
+            connection.socket.settimeout(destination.timeout_s)
+
     try:
         assoc = ae.associate(
             destination.host,
@@ -100,7 +106,7 @@ def associated(
             max_pdu=MAX_PDU_BYTES,
             ext_neg=[build_role(uid, scp_role=True) for uid in as_scp],
             # pynetdicom itself forgets a rejection that comes before it waits for one, and says that nobody was there.
-            evt_handlers=[(evt.EVT_PDU_RECV, note_rejection), *handlers],
+            evt_handlers=[(evt.EVT_PDU_RECV, note_rejection), (evt.EVT_CONN_OPEN, limit_silence), *handlers],
             tls_args=(client_context(destination.tls), destination.host) if destination.tls.enabled else None,
         )
     except OSError as error:  # the name is not known (socket.gaierror), or a TLS file cannot be read (ssl.SSLError)

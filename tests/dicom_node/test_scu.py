@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -124,6 +127,56 @@ def test_a_peer_that_never_answers_is_left_after_the_timeout(files: list[Path]) 
     """It takes the connection and is silent."""
     with socket.create_server((HOST, 0)) as server, pytest.raises(DestinationUnavailable):
         send(at(server.getsockname()[1], timeout_s=0.5), files)
+
+
+@contextmanager
+def falls_silent(port: int, *, after_sent: int, after_answered: int) -> Iterator[int]:
+    """A way to a peer on which, once it has accepted the association, only so many bytes get through. Its port."""
+    over = threading.Event()
+
+    def pump(source: socket.socket, target: socket.socket, limit: int) -> None:
+        with suppress(OSError):
+            target.sendall(source.recv(65536))  # the request for the association, and its acceptance
+            while limit and (some := source.recv(min(limit, 65536))):
+                target.sendall(some)
+                limit -= len(some)
+        over.wait()
+
+    with socket.create_server((HOST, 0)) as server, socket.create_connection((HOST, port)) as peer:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                ways = (connection, peer, after_sent), (peer, connection, after_answered)
+                for way in ways:
+                    threading.Thread(target=pump, args=way, daemon=True).start()
+                over.wait()
+                connection.shutdown(socket.SHUT_RDWR)
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            over.set()
+
+
+@pytest.mark.peer("dcmtk")
+@pytest.mark.parametrize(("after_sent", "after_answered"), [(0, 0), (2**30, 10)])
+def test_a_peer_that_falls_silent_in_the_middle_is_left_after_the_timeout(
+    storescp: StoreScp, tmp_path: Path, after_sent: int, after_answered: int
+) -> None:
+    """It takes no more of the file, or sends half an answer: the process of a PACS hangs, its machine does not."""
+    (path,) = write(ct_series(slices=1, rows=2048, columns=2048), tmp_path / "ct")
+    answers: list[Answer] = []
+    with falls_silent(storescp.port, after_sent=after_sent, after_answered=after_answered) as port:
+        items = [outgoing(n, path) for n in range(2)]
+        destination = at(port, timeout_s=1.0)
+        sending = threading.Thread(target=lambda: scu.send(destination, NODE, items, answers.append), daemon=True)
+        sending.start()
+        sending.join(20.0)
+        assert [(a.sent, a.retryable) for a in answers] == [(False, True)] * 2
+        assert not sending.is_alive()
 
 
 def test_tls_files_that_cannot_be_read_stop_nothing_else(files: list[Path], tmp_path: Path) -> None:
