@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from typing import Any
 
 import requests
@@ -113,13 +114,15 @@ def _send_one(session: requests.Session, destination: DestinationConfig, file: O
     return judge_response(file, status, answered, body)
 
 
-def _multipart(content: bytes, boundary: str) -> bytes:
-    """The one part of a request (PS3.18 section 8.6.1.2; RFC 2387).
+def _multipart(content: bytes, boundary: str) -> BytesIO:
+    """The one part of a request (PS3.18 section 8.6.1.2; RFC 2387), to be read bit by bit.
+
+    Bytes would be sent in one go, and all of them within the destination's time-out, however slow the way there is.
 
     Its type is bare: Orthanc passes over a part whose type names the transfer syntax, which the file has anyway.
     """
     head = f"--{boundary}\r\nContent-Type: application/dicom\r\nContent-Length: {len(content)}\r\n\r\n"
-    return b"".join((head.encode(), content, f"\r\n--{boundary}--\r\n".encode()))
+    return BytesIO(b"".join((head.encode(), content, f"\r\n--{boundary}--\r\n".encode())))
 
 
 def judge_response(file: Outgoing, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -162,7 +165,6 @@ def _exchange(
     session: requests.Session, destination: DestinationConfig, method: str, **arguments: Any
 ) -> tuple[int, Mapping[str, str], bytes]:
     """Status, headers and body of a response. Raises DestinationUnavailable when there is none in time."""
-    deadline = time.monotonic() + destination.timeout_s
     try:
         with session.request(
             method,
@@ -172,6 +174,7 @@ def _exchange(
             stream=True,
             **arguments,
         ) as response:
+            deadline = time.monotonic() + destination.timeout_s
             return response.status_code, response.headers, b"".join(_limited(response, deadline))
     except requests.Timeout as error:
         raise DestinationUnavailable(f"{name_of(destination)} did not answer in {destination.timeout_s:g} s") from error

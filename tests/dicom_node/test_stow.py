@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import ssl
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from dicom_node import stow
@@ -185,6 +187,17 @@ def test_a_cut_connection_loses_nothing_and_keeps_the_rest_for_later(files: list
         assert "no answer from cloud (http" in answers[0].error
         assert len(server.requests) == 1
         assert all(answer.sent for answer in send(at(server.url), files))
+
+
+def test_a_slow_line_is_given_the_time_that_it_needs(tmp_path: Path) -> None:
+    """The timeout is for a server that is silent: one that takes byte after byte is not."""
+    paths = write(ct_series(slices=1, rows=2048, columns=2048), tmp_path / "ct")
+    with web_server(stored, pause_s=0.1) as server:
+        started = time.monotonic()
+        (answer,) = send(at(server.url, timeout_s=2.5), paths)
+    assert answer.sent, answer
+    assert time.monotonic() - started > 2.5
+    assert server.requests[0].dataset == pydicom.dcmread(paths[0])
 
 
 def test_a_slow_server_is_left_after_the_timeout(files: list[Path]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Reply = tuple[int, dict[str, str], bytes]
 """Status, headers, body."""
+STEP_BYTES = 262_144
 
 
 @dataclass
@@ -93,15 +94,21 @@ def _told(tag: str, request: Received, more: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def web_server(*replies: Callable[[Received], Reply | None], tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
-    """A server on loopback."""
+def web_server(
+    *replies: Callable[[Received], Reply | None], tls: ssl.SSLContext | None = None, pause_s: float = 0.0
+) -> Iterator[WebServer]:
+    """A server on loopback; it pauses before each `STEP_BYTES` that it reads, as at the end of a slow line."""
     served = WebServer(list(replies))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            left = int(self.headers.get("Content-Length", 0))
+            body = b""
+            while left > len(body):
+                time.sleep(pause_s)
+                body += self.rfile.read(min(STEP_BYTES, left - len(body)))
             reply = served.reply(Received(self.command, self.path, dict(self.headers), body))
             if reply is None:
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -124,6 +131,7 @@ def web_server(*replies: Callable[[Received], Reply | None], tls: ssl.SSLContext
 
     server = ThreadingHTTPServer((HOST, 0), Handler)
     server.daemon_threads = True
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STEP_BYTES)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that does not trust us says no more
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
