@@ -295,14 +295,17 @@ def _files_due(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _remove_results(database: Database, archive: Archive, before: datetime) -> Amount:
     """Some result files that are old enough; their rows stay."""
+    due = sa.select(Result.id).join(Job, Result.job_id == Job.id).join(Study).where(*_files_due(before))
+    ids = _some(database, due.order_by(Result.id))
+    if not ids:
+        return Amount()
     with database.session() as session:
         rows = session.execute(
             sa.select(Result.id, Result.path, Result.size_bytes, Job.study_id)
             .join(Job, Result.job_id == Job.id)
             .join(Study)
-            .where(*_files_due(before))
+            .where(Result.id.in_(ids), *_files_due(before))
             .order_by(Result.id)
-            .limit(AT_A_TIME)
             .with_for_update(skip_locked=True, of=(Result, Job))
         ).all()
         if not rows:
@@ -313,6 +316,16 @@ def _remove_results(database: Database, archive: Archive, before: datetime) -> A
             record(session, "result files removed", study_id=study_id, files=files, because_of="retention.results_days")
     remove_unknown(database.engine, archive, [row.path for row in rows])
     return Amount(results=len(rows), size_bytes=sum(row.size_bytes for row in rows))
+
+
+def _some(database: Database, due: sa.Select[int]) -> Sequence[int]:
+    """Some ids of what may go.
+
+    To find it takes long, so it is done before the transaction that writes, for which listeners wait on SQLite. That
+    one looks again at these.
+    """
+    with database.reading() as session:
+        return session.scalars(due.limit(AT_A_TIME)).all()
 
 
 def _pictures_due(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
@@ -332,13 +345,15 @@ def _pictures_due(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _remove_pictures(database: Database, archive: Archive, before: datetime) -> Amount:
     """Some pictures that are old enough: files first, as nothing but the job's summary knows them."""
+    ids = _some(database, sa.select(Job.id).join(Study).where(*_pictures_due(before)).order_by(Job.id))
+    if not ids:
+        return Amount()
     with database.session() as session:
         jobs = session.scalars(
             sa.select(Job)
             .join(Study)
-            .where(*_pictures_due(before))
+            .where(Job.id.in_(ids), *_pictures_due(before))
             .order_by(Job.id)
-            .limit(AT_A_TIME)
             .with_for_update(skip_locked=True, of=Job, key_share=True)
         ).all()
         for job in jobs:
@@ -360,16 +375,21 @@ def _answered_and_over(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _remove_transactions(database: Database, before: datetime) -> Amount:
     """Some transactions that are over. Should one of their peers report once more, it is told that it is not known."""
+    asked = _some(database, sa.select(Commitment.id).where(*_asked_and_over(before)))
+    answered = _some(database, sa.select(OwedReport.id).where(*_answered_and_over(before)))
+    if not asked and not answered:
+        return Amount()
     with database.session() as session:
         asked = session.scalars(
-            sa.select(Commitment.id).where(*_asked_and_over(before)).limit(AT_A_TIME).with_for_update(skip_locked=True)
+            sa.select(Commitment.id)
+            .where(Commitment.id.in_(asked), *_asked_and_over(before))
+            .with_for_update(skip_locked=True)
         ).all()
         session.execute(sa.update(Delivery).where(Delivery.commitment_id.in_(asked)).values(commitment_id=None))
         session.execute(sa.delete(Commitment).where(Commitment.id.in_(asked)))
         answered = session.scalars(
             sa.select(OwedReport.id)
-            .where(*_answered_and_over(before))
-            .limit(AT_A_TIME)
+            .where(OwedReport.id.in_(answered), *_answered_and_over(before))
             .with_for_update(skip_locked=True)
         ).all()
         session.execute(sa.delete(OwedReport).where(OwedReport.id.in_(answered)))

@@ -203,6 +203,15 @@ def test_the_picture_of_a_job_goes_with_its_results(make_house: MakeHouse) -> No
     assert [job.summary for job in house.all(Job)] == [{"line": "positive"}]
 
 
+def test_a_round_that_finds_nothing_old_keeps_no_writer_out(make_house: MakeHouse) -> None:
+    """Every minute it looks at all that ever was: on SQLite no image could be stored meanwhile."""
+    house = make_house(PACS + OLD + "transactions_days = 30\n")
+    settled(house)
+    with house.database.session() as writer:
+        writer.connection()
+        assert purge(house) == Amount()
+
+
 def test_results_that_had_nowhere_to_go_stay(make_house: MakeHouse) -> None:
     """Without destinations this is the only place that has them."""
     house = make_house(OLD)
