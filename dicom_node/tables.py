@@ -248,14 +248,12 @@ class Delivery(Base):
     """The outbox: one row per result and destination, saved in the same commit as the job's end."""
 
     __tablename__ = "deliveries"
-    __table_args__ = (sa.UniqueConstraint("result_id", "destination"),)
+    __table_args__ = (sa.UniqueConstraint("result_id", "destination"), sa.Index(None, "state", "confirm_at"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     result_id: Mapped[int] = mapped_column(sa.ForeignKey("results.id"), index=True)
     destination: Mapped[str] = mapped_column(sa.String(64), index=True)
-    state: Mapped[DeliveryState] = mapped_column(
-        _enum(DeliveryState, "state"), default=DeliveryState.PENDING, index=True
-    )
+    state: Mapped[DeliveryState] = mapped_column(_enum(DeliveryState, "state"), default=DeliveryState.PENDING)
     rank: Mapped[int] = mapped_column(default=0)
     """Place in the order of preference among the forms of its kind: 0 is sent first, the others are spare."""
     attempts: Mapped[int] = mapped_column(default=0)
@@ -267,7 +265,7 @@ class Delivery(Base):
     last_error: Mapped[str | None] = mapped_column(sa.String(512))
     commitment_id: Mapped[int | None] = mapped_column(sa.ForeignKey("commitments.id"), index=True)
     """The transaction whose report is waited for."""
-    confirm_at: Mapped[datetime | None] = mapped_column(index=True)
+    confirm_at: Mapped[datetime | None]
     """SENT only: when the next step of making sure is due; null where the destination is not asked to confirm."""
     confirm_attempts: Mapped[int] = mapped_column(default=0)
     """Steps of making sure since it was last sent."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from dicom_node import deliveries, jobs
+from dicom_node import commitments, deliveries, jobs
 from dicom_node.config_sections import DeliveryConfig
 from dicom_node.db import now
 from dicom_node.deliveries import DueDelivery
 from dicom_node.fallback import Fallback
 from dicom_node.states import DeliveryState, JobState
-from dicom_node.tables import Delivery
+from dicom_node.tables import Delivery, Result
 from dicom_node.transport import later, never
 from tests.dicom_node.house import House, head_ct
 
@@ -289,3 +292,29 @@ def test_a_route_asks_for_the_description_of_the_series_that_was_read(
     house = make_house(PACS + '[[delivery.route]]\ndestinations = ["pacs"]\nseries_description = "^head"\n')
     house.finish(house.claimed(house.job(head_ct(description=description))))
     assert len(states(house)) == (2 if goes else 0)
+
+
+@pytest.mark.parametrize("look", [deliveries.any_due, commitments.any_due])
+def test_what_was_sent_long_ago_costs_the_poll_nothing(
+    make_small_house: Callable[..., House], look: Callable[[Session], set[str]]
+) -> None:
+    """It looks several times a second, and after years the rows are many; on PostgreSQL statistics lead it."""
+    house = make_small_house()
+    house.finish(house.claimed())
+    few = _steps(house, look)
+    result = house.all(Result)[0].id
+    sent = {"result_id": result, "state": DeliveryState.SENT, "created_at": now(), "sent_at": now()}
+    with house.database.session() as session:
+        session.execute(sa.insert(Delivery), [sent | {"destination": f"pacs {number}"} for number in range(3000)])
+    assert _steps(house, look) <= few + 10
+
+
+def _steps(house: House, look: Callable[[Session], set[str]]) -> int:
+    """Hundreds of steps that SQLite takes."""
+    count = itertools.count()
+    with house.database.reading() as session:
+        connection: Any = session.connection().connection.driver_connection
+        connection.set_progress_handler(lambda: bool(next(count) < 0), 100)
+        assert look(session) == set()
+        connection.set_progress_handler(None, 0)
+    return next(count)
