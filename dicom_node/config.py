@@ -149,12 +149,8 @@ def parse_config(text: str, *, source: str, base: Path) -> Config:
 def _fill(config: Config, base: Path) -> Config:
     """Make paths absolute and give the embedded defaults their place below the data directory."""
     data_dir = (base / config.node.data_dir).resolve()
-    database = config.database
-    if not database.url:
-        database = database.model_copy(update={"url": f"sqlite:///{data_dir / 'node.sqlite'}"})
-    broker = config.broker
-    if not broker.url:
-        broker = broker.model_copy(update={"url": f"folder://{data_dir / 'broker'}"})
+    database_url = _database_below(config.database.url, base) or f"sqlite:///{data_dir / 'node.sqlite'}"
+    broker_url = _broker_below(config.broker.url, base) or f"folder://{data_dir / 'broker'}"
     peers = tuple(p.model_copy(update={"tls": _tls_below(p.tls, base)}) for p in config.listener.peer)
     listener = config.listener.model_copy(update={"tls": _tls_below(config.listener.tls, base), "peer": peers})
     destinations = tuple(d.model_copy(update={"tls": _tls_below(d.tls, base)}) for d in config.delivery.destination)
@@ -165,12 +161,26 @@ def _fill(config: Config, base: Path) -> Config:
         update={
             "node": config.node.model_copy(update={"data_dir": data_dir}),
             "listener": listener,
-            "database": database,
-            "broker": broker,
+            "database": config.database.model_copy(update={"url": database_url}),
+            "broker": config.broker.model_copy(update={"url": broker_url}),
             "worker": worker,
             "delivery": config.delivery.model_copy(update={"destination": destinations}),
         }
     )
+
+
+def _database_below(url: str, base: Path) -> str:
+    """The same with the absolute path of an SQLite file: from another folder a relative one is another database."""
+    parts = sa.make_url(url) if url.startswith("sqlite") else None
+    if parts is None or not parts.database or parts.database.startswith((":memory:", "file:")):
+        return url
+    return parts.set(database=str(base / parts.database)).render_as_string(hide_password=False)
+
+
+def _broker_below(url: str, base: Path) -> str:
+    """The same with the absolute path of a folder."""
+    folder = url.removeprefix("folder://")
+    return f"folder://{base / folder}" if folder != url else url
 
 
 def _tls_below(tls: TlsConfig, base: Path) -> TlsConfig:

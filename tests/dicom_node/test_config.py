@@ -234,6 +234,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.worker.bundle == str(tmp_path / "mine")
 
 
+def test_an_embedded_database_and_broker_of_ones_own_are_relative_to_the_file_too(tmp_path: Path) -> None:
+    """Else a command that is run from another folder makes a database there, and says that there are no studies."""
+    config = parse('database.url = "sqlite:///my.sqlite"\nbroker.url = "folder://my/queue"\n', tmp_path)
+    assert config.database.url == f"sqlite:///{tmp_path}/my.sqlite"
+    assert config.broker.url == f"folder://{tmp_path}/my/queue"
+    for url in ("sqlite:////srv/my.sqlite", "sqlite://", "postgresql+psycopg://node:secret@db/node"):
+        assert parse(f'database.url = "{url}"\nbroker.url = "folder:///srv/queue"', tmp_path).database.url == url
+
+
 def test_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named, else $DICOM_NODE_CONFIG, else ./config.toml, else the defaults; one that was named must be there."""
     monkeypatch.chdir(tmp_path)
