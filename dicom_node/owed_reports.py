@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from dicom_node.archive import Archive, StoredFile, intact
 from dicom_node.audit import record
 from dicom_node.backoff import backoff_s
-from dicom_node.commitment_messages import FailureReason, Reference, Report, Request
+from dicom_node.commitment_messages import USABLE_UID, FailureReason, Reference, Report, Request
 from dicom_node.config_sections import DeliveryConfig
 from dicom_node.db import Database, age_s, now
 from dicom_node.errors import ArchiveError
@@ -122,7 +122,8 @@ def judge(database: Database, archive: Archive, request: Request) -> Report:
 def look(database: Database, archive: Archive, request: Request) -> Report:
     """What could be reported now: nothing of it is promised yet, and retention may still take it."""
     held: dict[str, tuple[str, StoredFile]] = {}
-    uids = [reference.sop_instance_uid for reference in request.references]
+    # No instance has another one, and one with a NUL in it is more than PostgreSQL can be asked about.
+    uids = [one.sop_instance_uid for one in request.references if USABLE_UID.fullmatch(one.sop_instance_uid)]
     with database.reading() as session:
         for start in range(0, len(uids), UIDS_PER_LOOK):
             some = uids[start : start + UIDS_PER_LOOK]

@@ -15,7 +15,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from structlog.testing import capture_logs
 
-from dicom_node import reports
+from dicom_node import owed_reports, reports
 from dicom_node.commitment_messages import Reference, Request
 from dicom_node.db import now
 from dicom_node.owed_reports import owe
@@ -156,6 +156,19 @@ def test_exactly_what_is_held_durably_is_committed(make_house: Make) -> None:
         wait_until(lambda: bool(sender.told), what="the report")
     failed = {gone: 0x0112, cut: 0x0112, flipped: 0x0112, classed: 0x0119, "2.25.404": 0x0112}
     assert sender.told == [Told("2.25.9", 2, {good}, failed)]
+
+
+def test_a_uid_that_no_instance_can_have_is_reported_as_not_held(make_house: Make) -> None:
+    """And keeps no other report of its sender back: PostgreSQL cannot even be asked about a NUL."""
+    house = make_house()
+    house.receive(head_ct(slices=2))
+    held = [Reference(row.sop_class_uid, row.sop_instance_uid) for row in house.all(Instance)]
+    asked = Request("2.25.9", (*held, Reference(held[0].sop_class_uid, "1.2\x00.3")))
+    assert owe(house.database, "CT1", asked, hold_s=0.0)
+    (owed,) = owed_reports.claim_due(house.database, "CT1", lease_s=30.0)
+    report = owed_reports.judge(house.database, house.archive, owed.request)
+    assert [one.sop_instance_uid for one in report.committed] == [one.sop_instance_uid for one in held]
+    assert [reason for _, reason in report.failed] == [0x0112]
 
 
 def test_a_sender_that_leaves_is_told_on_a_new_association(make_house: Make) -> None:
