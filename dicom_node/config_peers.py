@@ -15,6 +15,8 @@ from dicom_node.section import Section
 
 AE_TITLE = re.compile(r"^(?=.*\S)[ -\[\]-~]{1,16}$")
 """PS3.5 section 6.2, VR AE: 16 characters of the default repertoire, no backslash, not only spaces."""
+TOKEN = re.compile(r"[!-~]*")
+"""What an Authorization header can carry after `Bearer `: visible ASCII (RFC 6750 section 2.1, and more)."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -109,6 +111,13 @@ class DestinationConfig(Section):
     @classmethod
     def _ae(cls, value: str) -> str:
         return ae_title(value) if value else value
+
+    @field_validator("token")
+    @classmethod
+    def _token(cls, value: str) -> str:
+        if not TOKEN.fullmatch(value):
+            raise ValueError("a token is visible ASCII without blanks; does it end with the line end of a file?")
+        return value
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -157,6 +157,10 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
             "c.toml:1: delivery.destination.0: url: credentials would travel in plain text; use https",
         ),
         (
+            "[[delivery.destination]]\nname = 'a'\nurl = 'https://h'\ntoken = \"t\\n\"",
+            "c.toml:4: delivery.destination.0.token: a token is visible ASCII without blanks; does it end with the",
+        ),
+        (
             "[[delivery.destination]]\nname = 'a'\nurl = 'https://h'\ncommitment = true",
             "c.toml:1: delivery.destination.0: commitment and read_back are for C-STORE",
         ),
