@@ -64,7 +64,7 @@ def read_request(pdu: bytes) -> AssociateRequest:
     """Decode a whole A-ASSOCIATE-RQ PDU. Raises ProtocolError."""
     try:
         decoded = A_ASSOCIATE_RQ()
-        decoded.decode(pdu)
+        decoded.decode(b"".join((pdu[:10], _blanks_for_nul(pdu[10:26]), _blanks_for_nul(pdu[26:42]), pdu[42:])))
         primitive = decoded.to_primitive()
         request = AssociateRequest(
             calling_ae_title=str(primitive.calling_ae_title).strip(),
@@ -79,6 +79,11 @@ def read_request(pdu: bytes) -> AssociateRequest:
     except Exception as error:
         raise ProtocolError("the A-ASSOCIATE-RQ cannot be decoded", AbortReason.INVALID_PARAMETER) from error
     return request
+
+
+def _blanks_for_nul(ae_title: bytes) -> bytes:
+    """An AE title padded as PS3.5 wants it: there are modalities that end theirs with NUL, as DCMTK lets them."""
+    return ae_title.partition(b"\0")[0].ljust(len(ae_title))
 
 
 def accept(

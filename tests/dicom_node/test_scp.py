@@ -97,6 +97,17 @@ def test_storescu_sends_a_study_in_one_association(tmp_path: Path) -> None:
         assert node.closed == [(association.id, frozenset({study_id}))]
 
 
+def test_ae_titles_that_end_with_nul_are_those_before_it(tmp_path: Path) -> None:
+    """As some modalities send them and DCMTK takes them, though PS3.5 pads with blanks."""
+    peer_only = 'allow_loopback = false\n[[listener.peer]]\nae_title = "CT1"\n'
+    with listening(tmp_path, peer_only) as node, RawPeer(node.port) as peer:
+        kind, _ = peer.associate((CT, EXPLICIT), calling="CT1" + "\0" * 13, called="ICHNODE\0garbage")
+        assert kind == 2
+        assert peer.store(ct_dataset("1.2.3"), "1.2.3") == 0x0000
+        ((title,),) = node.rows(Association.calling_ae_title)
+        assert title == "CT1"
+
+
 def test_pynetdicom_sends(tmp_path: Path) -> None:
     """C-ECHO and C-STORE of pynetdicom's SCU in one association."""
     (sent,) = ct_series(slices=1)
