@@ -232,7 +232,7 @@ def purge(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove now what [retention] lets go: old images and results of settled studies, transactions that are over."""
+    """Remove now what retention lets go: old images and results of settled studies, transactions that are over."""
     config = _config()
     given = {"images_days": images_days, "results_days": results_days, "transactions_days": transactions_days}
     rules = config.retention.model_copy(update={key: days for key, days in given.items() if days is not None})

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 import typer
+from typer.testing import CliRunner
 
 from dicom_node import cli, jobs, read_facts, schema
 from dicom_node.commitment_messages import Reference, Request
@@ -111,6 +112,15 @@ def test_every_command_has_help_and_is_documented(name: str) -> None:
     for parameter in command.params:
         if parameter.name not in ("help", "study_instance_uid", "folder"):
             assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_shown_word_by_word(name: str) -> None:
+    """What stands in brackets is no markup."""
+    command = COMMANDS[name]
+    said = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+    shown = CliRunner().invoke(cli.app, [*name.split(), "--help"], env={"COLUMNS": "240"}).output.split()
+    assert not {word for text in said for word in (text or "").split()}.difference(shown)
 
 
 def test_no_command_is_documented_that_is_not_there() -> None:
