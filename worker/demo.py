@@ -34,12 +34,13 @@ from dicom_node.config_sections import ListenerConfig
 from dicom_node.db import Database, make_engine
 from dicom_node.errors import DeliveryError, NotFound
 from dicom_node.states import DeliveryState, JobState
+from dicom_node.tables import PICTURE
 from dicom_node.transport import Answer, Outgoing, outgoing
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_study
 from worker.pacs_stand_in import PacsStandIn
 
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, markup=False)  # names of folders and files may hold brackets
 
 FAILED, WRONG_USAGE, REJECTED = 1, 2, 3
 PATIENCE_S = 900.0
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"))
     arguments = parser.parse_args()
     if arguments.study and not arguments.study.is_dir():
-        console.print(f"[red]{arguments.study} is not a folder[/]")
+        console.print(f"{arguments.study} is not a folder", style="red")
         sys.exit(WRONG_USAGE)
     sys.exit(run(arguments.study, arguments.out))
 
@@ -106,7 +107,7 @@ def _read_study(folder: Path) -> StudyToSend | None:
     if not files:
         return None
     if len(uids) > 1:
-        console.print(f"[red]{folder} holds {len(uids)} studies; give a folder with one[/]")
+        console.print(f"{folder} holds {len(uids)} studies; give a folder with one", style="red")
         sys.exit(WRONG_USAGE)
     return StudyToSend(next(iter(uids)), tuple(files), not_dicom)
 
@@ -178,7 +179,7 @@ def _wait_for_listener(config: Config, process: subprocess.Popen[bytes], log_pat
                 time.sleep(0.2)
             else:
                 return
-    console.print(f"[red]the node did not start; see {log_path}[/]")
+    console.print(f"the node did not start; see {log_path}", style="red")
     process.terminate()
     sys.exit(FAILED)
 
@@ -194,7 +195,7 @@ def _through_the_node(config: Config, study: StudyToSend, out: Path) -> int:
     try:
         shown = _wait_for_result(database, study.study_instance_uid)
     except TimeoutError:
-        console.print(f"[red]no result after {PATIENCE_S:g} s; see {out / 'node.log'}[/]")
+        console.print(f"no result after {PATIENCE_S:g} s; see {out / 'node.log'}", style="red")
         return FAILED
     return _collect(config, shown, study, out)
 
@@ -216,14 +217,14 @@ def _send(config: Config, study: StudyToSend) -> int:
             taken += answer.sent
             progress.advance(bar)
             if not answer.sent:
-                console.print(f"[yellow]not taken: {study.files[answer.key].path.name}: {answer.error}[/]")
+                console.print(f"not taken: {study.files[answer.key].path.name}: {answer.error}", style="yellow")
 
         try:
             scu.send(_node_address(config), config.node, study.files, answered)
         except DeliveryError as error:
-            console.print(f"[yellow]{error}[/]")
+            console.print(str(error), style="yellow")
     if study.not_dicom:
-        console.print(f"[yellow]{study.not_dicom} files were not DICOM and were left out[/]")
+        console.print(f"{study.not_dicom} files were not DICOM and were left out", style="yellow")
     return taken
 
 
@@ -273,22 +274,23 @@ def _collect(config: Config, shown: dict[str, Any], study: StudyToSend, out: Pat
         if result["deliveries"] and all(one["state"] in reports.FORM_NOT_SENT for one in result["deliveries"]):
             continue
         shutil.copyfile(config.archive_dir / result["path"], out / f"{result['kind'].lower()}.dcm")
-    if picture := job["summary"].get("overlay"):
+    if picture := job["summary"].get(PICTURE):
         shutil.copyfile(config.archive_dir / picture, out / "overlay.png")
-    summary = {key: value for key, value in job["summary"].items() if key != "overlay"}
+    summary = {key: value for key, value in job["summary"].items() if key != PICTURE}
     if study.truth_ml is not None:
         summary["simulated_truth_ml"] = round(study.truth_ml, 3)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     for series in shown["series"]:
-        mark = "[green]read[/]    " if series["chosen"] else "not read"
-        console.print(f"{mark} {series['reason']}")
+        chosen = series["chosen"]
+        console.print(f"{'read    ' if chosen else 'not read'} {series['reason']}", style="green" if chosen else None)
     if job["state"] == JobState.SUCCEEDED:
         _print_finding(summary, study, out)
         return 0
     if job["state"] == JobState.REJECTED:
-        console.print(f"[yellow]not analysed: {job['code']}: {job['text']}[/]; the SR that says so is {out / 'sr.dcm'}")
+        why = f"{job['code']}: {job['text']}"
+        console.print(f"not analysed: {why}; the SR that says so is {out / 'sr.dcm'}", style="yellow")
         return REJECTED
-    console.print(f"[red]the analysis failed: {job['code']}: {job['text']}[/]; see {out / 'node.log'}")
+    console.print(f"the analysis failed: {job['code']}: {job['text']}; see {out / 'node.log'}", style="red")
     return FAILED
 
 
@@ -313,7 +315,7 @@ def _rejected(out: Path, study_instance_uid: str | None, code: str, reason: str)
     """A summary for a study that never became a job."""
     summary = {"study_instance_uid": study_instance_uid, "rejected": code, "reason": reason}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    console.print(f"[yellow]not analysed: {code}: {reason}[/]")
+    console.print(f"not analysed: {code}: {reason}", style="yellow")
     return REJECTED
 
 

@@ -40,6 +40,15 @@ def test_the_simulated_head_goes_through_the_whole_node(tmp_path: Path) -> None:
     assert sliced <= set(summary["slice_scores"])
 
 
+def test_a_folder_without_dicom_is_named_as_it_is(tmp_path: Path) -> None:
+    """Brackets are no markup."""
+    folder = tmp_path / "[old] heads"
+    folder.mkdir()
+    done = demo("--study", folder, out=tmp_path / "out")
+    assert (done.returncode, done.stdout) == (3, f"not analysed: NO_IMAGES: {folder} holds no DICOM file\n")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["rejected"] == "NO_IMAGES"
+
+
 def test_a_study_with_a_gap_ends_with_exit_3_and_an_sr(tmp_path: Path) -> None:
     """The reason is in the summary and on the screen; there is no SEG, also not that of an earlier run."""
     ct_series(tmp_path / "study", slices=24)
