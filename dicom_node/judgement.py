@@ -14,9 +14,9 @@ STORED = (
     range(0x0116, 0x0117),
     range(0xB000, 0xC000),
 )
-"""Success; warnings (PS3.7 C.4, PS3.4 B.2.3: elements coerced or discarded); duplicate SOP instance (PS3.7 C.5.6)."""
+"""Success; warnings (PS3.7 C.4, PS3.4 B.2.3: elements coerced or discarded); duplicate SOP instance (PS3.7 C.5.8)."""
 TRANSIENT = (range(0x0110, 0x0111), range(0x0213, 0x0214), range(0xA700, 0xA800))
-"""Processing failure, resource limitation (PS3.7 C.5.13, C.5.18), out of resources (PS3.4 B.2.3): may heal."""
+"""Processing failure, resource limitation (PS3.7 C.5.21, C.5.22), out of resources (PS3.4 B.2.3): may heal."""
 FORM_REFUSED = (range(0x0122, 0x0123), range(0xA900, 0xAA00), range(0xC000, 0x10000))
 """SOP class not supported (PS3.7 C.5.6); the object does not match its class, cannot be understood (PS3.4 B.2.3)."""
 HINTS = {

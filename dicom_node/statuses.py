@@ -11,21 +11,21 @@ class Status(IntEnum):
     SUCCESS = 0x0000
     """The file is durable and its row is committed."""
     PROCESSING_FAILURE = 0x0110
-    """PS3.7 C.5.13: an error in this node; it is logged."""
+    """PS3.7 C.5.21: an error in this node; it is logged."""
     DUPLICATE_SOP_INSTANCE = 0x0111
-    """PS3.7 C.5.6: same UID, other bytes, and the policy is `refuse`."""
+    """PS3.7 C.5.8: same UID, other bytes, and the policy is `refuse`."""
     NO_SUCH_OBJECT_INSTANCE = 0x0112
-    """PS3.7 C.5.8: an N-ACTION or N-EVENT-REPORT for another instance than the well-known one."""
+    """PS3.7 C.5.19: an N-ACTION or N-EVENT-REPORT for another instance than the well-known one."""
     NO_SUCH_EVENT_TYPE = 0x0113
-    """PS3.7 C.5.9: a report of a type that storage commitment does not have."""
+    """PS3.7 C.5.18: a report of a type that storage commitment does not have."""
     INVALID_ARGUMENT_VALUE = 0x0115
-    """PS3.7 C.5.11: no usable UIDs, or a report of a transaction that this node never asked for."""
+    """PS3.7 C.5.10: no usable UIDs, or a report of a transaction that this node never asked for."""
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     """PS3.7 C.5.6: the command names another SOP class than its presentation context."""
     NO_SUCH_ACTION_TYPE = 0x0123
-    """PS3.7 C.5.10: an N-ACTION of a type that storage commitment does not have."""
+    """PS3.7 C.5.24: an N-ACTION of a type that storage commitment does not have."""
     UNRECOGNIZED_OPERATION = 0x0211
-    """PS3.7 C.5.10: a DIMSE service that this node does not offer."""
+    """PS3.7 C.5.23: a DIMSE service that this node does not offer."""
     OUT_OF_RESOURCES = 0xA700
     """PS3.4 B.2.3: no space, or the database cannot take a row now; sending again later may succeed."""
     DATASET_MISMATCH = 0xA900
