@@ -8,7 +8,7 @@ from dicom_node import __version__
 from dicom_node.commitment_messages import PUSH_MODEL
 from dicom_node.config import Config
 from dicom_node.config_peers import TlsConfig
-from dicom_node.negotiation import VERIFICATION
+from dicom_node.negotiation import UNCOMPRESSED, VERIFICATION
 from dicom_node.result_forms import LABEL_MAP_SEGMENTATION_STORAGE
 from dicom_node.scu_confirm import STUDY_ROOT_FIND
 from dicom_node.statuses import Status
@@ -86,6 +86,7 @@ def _scp(config: Config) -> str:
     syntaxes = "\n".join(f"| {UID(uid).name} | {uid} |" for uid in listener.transfer_syntaxes)
     called = "must be this node's" if listener.check_called_ae_title else "is not checked"
     statuses = "\n".join(f"| 0x{status:04X} | {meaning} |" for status, meaning in STORE_ANSWERS.items())
+    plain = " and ".join(UID(uid).name for uid in UNCOMPRESSED)
     pdu = "unlimited" if listener.max_pdu_bytes == 0 else f"{listener.max_pdu_bytes} bytes"
     return f"""## Storage and verification SCP
 
@@ -102,6 +103,9 @@ received and decoded only in a worker.
 |---|---|
 {syntaxes}
 
+Of the transfer syntaxes that a presentation context offers the first of this table is accepted; for Verification and
+Storage Commitment only {plain} are.
+
 Who may associate: {_peers(config)}. The called AE title {called}.
 A refusal is an A-ASSOCIATE-RJ with the reason of PS3.8 table 9-21.
 
@@ -112,7 +116,10 @@ A refusal is an A-ASSOCIATE-RJ with the reason of PS3.8 table 9-21.
 
 
 def _peers(config: Config) -> str:
-    named = [f"`{p.ae_title}` from {', '.join(p.addresses) or 'any address'}" for p in config.listener.peer]
+    named = [
+        f"`{p.ae_title}` from {', '.join(p.addresses) or 'any address'} ({p.max_associations} at a time)"
+        for p in config.listener.peer
+    ]
     if config.listener.allow_loopback:
         named.append("any calling AE title from the loopback addresses")
     return "; ".join(named) or "nobody"
@@ -157,8 +164,8 @@ N-EVENT-REPORT; later it is accepted at any time on an association that the dest
 requestor and, by SCP/SCU role selection, SCP of the service; it must be among those who may associate. The Transaction
 UID is durable before it is sent.
 
-Without a report for {times.report_timeout_s:g} s, or where a destination has no commitment, and where it has
-`read_back = true`, each result is looked for by C-FIND (Study Root, {STUDY_ROOT_FIND}; IMAGE level; unique keys:
+Without a report for {times.report_timeout_s:g} s, or where a destination refuses to be asked or has `read_back = true`
+alone, each result is looked for by C-FIND (Study Root, {STUDY_ROOT_FIND}; IMAGE level; unique keys:
 Study, Series and SOP Instance UID). What is not there is sent again, {times.max_rounds} times at most.
 
 | destination | commitment | C-FIND |
@@ -205,12 +212,13 @@ def _other_images(config: Config) -> str:
     when = [f"{rules.images_days:g} days after the study's last instance came"] if rules.images_days else []
     when += [f"below {rules.make_room_below_bytes / 1e9:.1f} GB of free space"] if rules.make_room_below_bytes else []
     if not when:
-        return "nor, as configured, anything else"
+        return "nor, as configured, any other image"
     return f"other instances are deleted, once their results have arrived, {' or '.join(when)}"
 
 
 def _objects(config: Config) -> str:
     results = config.results
+    bands = " or ".join(str(number) for number in sorted({one.first_series_number for one in config.wanted()}))
     negative = "an SR and an empty SEG" if results.send_seg_when_negative else "an SR"
     rejected = "gets an SR that says why" if results.send_sr_when_rejected else "gets nothing"
     return f"""## Objects created
@@ -219,7 +227,7 @@ def _objects(config: Config) -> str:
 |---|---|---|---|
 {_forms(config)}
 
-Their series are numbered from {results.first_series_number} on, one number for each kind of object. Patient and study
+Their series are numbered from {bands} on, one number for each kind of object. Patient and study
 follow the source, the character set too where the profile does not say UTF-8. UIDs are a function of input set, bundle,
 configuration and form. Content Qualification is RESEARCH. A negative study gets {negative}; a rejected one
 {rejected}."""
@@ -241,7 +249,7 @@ def _name(sop_class_uid: str) -> str:
 def _security(config: Config) -> str:
     return f"""## Security
 
-Listener: {_tls(config.listener.tls)}. Logs and metrics hold no patient name, id or birth date."""
+Listener: {_tls(config.listener.tls)}. Logs hold no patient name, id or birth date."""
 
 
 def _tls(tls: TlsConfig) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydicom.uid import UID
+from pynetdicom import build_context
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicom_node.config import Config, parse_config
 from dicom_node.conformance import ACTION_ANSWERS, NOT_IN_PYDICOM, REPORT_ANSWERS, STORE_ANSWERS, statement
+from dicom_node.negotiation import VERIFICATION, AssociateRequest, accept
 from dicom_node.statuses import Status
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
@@ -34,9 +38,21 @@ def test_it_names_every_class_syntax_and_status() -> None:
         assert f"| 0x{status:04X} |" in text
 
 
+def test_it_says_which_transfer_syntaxes_verification_has() -> None:
+    """What is negotiated: those of storage are more."""
+    offered = [build_context(VERIFICATION, [uid]) for uid in Config().listener.transfer_syntaxes]
+    for number, context in enumerate(offered):
+        context.context_id = 2 * number + 1
+    request = AssociateRequest("A", "B", 1, "", (), 0, primitive=A_ASSOCIATE())
+    request.primitive.presentation_context_definition_list = offered
+    agreed = accept(request, sop_classes=(), transfer_syntaxes=Config().listener.transfer_syntaxes, max_pdu_bytes=0)
+    named = re.findall(r"for Verification and\nStorage Commitment only (.*) and (.*) are\.", of(""))
+    assert {UID(one.transfer_syntax_uid).name for one in agreed.contexts.values()} == set(*named)
+
+
 def test_it_says_what_is_deleted() -> None:
     """What it committed to never is."""
-    assert "never deletes what it has committed to; nor, as configured, anything else." in of("")
+    assert "never deletes what it has committed to; nor, as configured, any other image." in of("")
     told = of("[retention]\nimages_days = 30\nmake_room_below_bytes = 5000000000\n")
     assert "other instances are deleted, once their results have arrived, 30 days after" in told
     assert "instance came or below 5.0 GB of free space." in told
@@ -56,7 +72,7 @@ def test_it_follows_the_configuration() -> None:
     )
     for part in (
         "`BRAIN`, TCP port 4242",
-        "`PACS` from 192.0.2.0/24. The called AE title is not checked",
+        "`PACS` from 192.0.2.0/24 (8 at a time). The called AE title is not checked",
         "Maximum PDU unlimited",
         "| p | A at h:1 | yes | standard |",
         "| p | yes | yes |",
@@ -71,7 +87,16 @@ def test_it_follows_the_configuration() -> None:
         '[[delivery.destination]]\nname = "w"\nurl = "https://h/x"\nprofile = "new"\n'
     )
     assert "| w | https://h/x | yes | new |" in web
+    assert "numbered from 9001 on" in web
     label_map = "Label Map Segmentation Storage | 1.2.840.10008.5.1.4.1.1.66.7"
     assert f"| seg-labelmap | {label_map} | RLE Lossless |" in web
     assert "MR Image Storage" not in text
+    bands = of(
+        '[[results.profile]]\nname = "own"\nfirst_series_number = 501\n'
+        + "".join(
+            f'[[delivery.destination]]\nname = "{name}"\nurl = "https://h/x"\nprofile = "{name}"\n'
+            for name in ("own", "viewer")
+        )
+    )
+    assert "numbered from 501 or 9001 on" in bands
     assert "Who may associate: nobody" in of("[listener]\nallow_loopback = false")
