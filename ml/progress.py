@@ -1,4 +1,4 @@
-"""How long work shows how far it is: a bar per stage on standard error, of the first process alone."""
+"""How long work shows how far it is: a bar per stage on standard error, of the first process alone; lines in a file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 errors = Console(stderr=True)
+LINE_EVERY_S = 60.0
+"""Between two lines of a stage, where there is no terminal."""
 
 Stage = Callable[[str, int | None], Callable[[str], None]]
 """Opens a stage (name, number of parts if known); what it returns is called, with a note, when a part is done."""
@@ -29,7 +33,10 @@ def say(text: str) -> None:
 
 @contextmanager
 def stages() -> Iterator[Stage]:
-    """Opens stages, one after the other, as bars on the terminal; one line per stage where there is none."""
+    """Opens stages, one after the other, as bars on the terminal; a line now and then where there is none."""
+    if not errors.is_terminal:
+        yield _in_lines
+        return
     columns = (
         TextColumn("{task.description:18}"),
         BarColumn(),
@@ -47,3 +54,27 @@ def stages() -> Iterator[Stage]:
             return lambda note: bars.update(task, advance=1, note=note)
 
         yield stage
+
+
+def _in_lines(name: str, total: int | None) -> Callable[[str], None]:
+    """A stage told in lines: when it begins, at most once a minute, and when its last part is done."""
+    begun = told = monotonic()
+    done = 0
+    of = "" if total is None else f" of {total}"
+
+    def tell(note: str) -> None:
+        nonlocal done, told
+        done += 1
+        now = monotonic()
+        if done == total or now - told >= LINE_EVERY_S:
+            told = now
+            line = f"{name}: {done}{of}, {timedelta(seconds=int(now - begun))}"
+            _write(f"{line}, {note}" if note else line)
+
+    _write(f"{name}: 0{of}" if total is not None else name)
+    return tell
+
+
+def _write(line: str) -> None:
+    if is_first():
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
