@@ -258,6 +258,46 @@ def test_values_that_break_their_form_are_left_empty(make_exam: MakeExam) -> Non
     exam.check(seg, sr)
 
 
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("meaning", [None, b"", b"    "], ids=["absent", "empty", "spaces"])
+def test_an_incomplete_item_of_the_source_stops_no_result(make_exam: MakeExam, meaning: bytes | None) -> None:
+    """Codes without a meaning and references to nothing come from worklists and de-identification, and stay behind."""
+
+    def spoil(header: Dataset) -> None:
+        good, bad = Dataset(), Dataset()
+        for code in (good, bad):
+            code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "CTHEAD", "99LOCAL", "CT Schädel"
+        if meaning is None:
+            del bad.CodeMeaning
+        else:
+            bad[0x00080104] = raw_element(0x00080104, "LO", meaning)
+        header.ProcedureCodeSequence = [good, bad]
+        header.ReasonForPerformedProcedureCodeSequence = [bad]
+        header.ReferencedStudySequence = [Dataset()]
+        other = Dataset()
+        other.PatientID = "7"
+        header.OtherPatientIDsSequence = [other]
+        physician = Dataset()
+        physician.PersonIdentificationCodeSequence = [bad]
+        header.PhysiciansOfRecordIdentificationSequence = [physician]
+
+    exam = make_exam(change=spoil)
+    seg = exam.seg()
+    sr = exam.sr(seg)
+    for ds in (seg, sr, rejection(exam.header)):
+        assert [code.CodeMeaning for code in ds.ProcedureCodeSequence] == ["CT Schädel"]
+        for keyword in (
+            "ReferencedStudySequence",
+            "OtherPatientIDsSequence",
+            "PhysiciansOfRecordIdentificationSequence",
+        ):
+            assert keyword not in ds
+        assert not dciodvfy(ds).errors
+    exam.check(seg, sr)
+    exam.check(seg, sr)  # the source is read anew for each form
+    check_rejection(SR_FORM, [rejection(exam.header)], exam.header)
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI:UserWarning")
 @pytest.mark.parametrize("uid", ["1.2.840.0123.4", "1.2.840.123."])
 def test_a_study_uid_is_carried_over_in_whatever_form(make_exam: MakeExam, uid: str) -> None:

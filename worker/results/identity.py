@@ -19,6 +19,8 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.valuerep import VR, validate_value
 
+from worker.results.module_tables import whole_items
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -33,13 +35,20 @@ _SEXES = {"", "M", "F", "O"}
 @cache
 def identity_keywords() -> dict[str, bool]:
     """Every top-level attribute of the patient and study modules; True where it must be there, if empty (type 2)."""
-    modules = [item for item in get_iod_module_map()["ct-image"] if item["ie"] in {"Patient", "Study"}]
     attributes = get_module_attribute_map()
     return {
-        str(attribute["keyword"]): module["usage"] == "M" and attribute["type"] == "2"
-        for module in modules
-        for attribute in attributes[module["key"]]
+        str(attribute["keyword"]): usage == "M" and attribute["type"] == "2"
+        for module, usage in _modules().items()
+        for attribute in attributes[module]
         if not attribute["path"]
+    }
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """The patient and study modules: key in the standard's tables -> usage."""
+    return {
+        item["key"]: item["usage"] for item in get_iod_module_map()["ct-image"] if item["ie"] in {"Patient", "Study"}
     }
 
 
@@ -63,8 +72,9 @@ def copy_identity(header: Dataset, target: Dataset) -> None:
     """Puts the patient and study attributes of `header` on `target`; type 2 attributes are there, if empty.
 
     `target` must be fresh from bytes, in its final character set: only then does pydicom write raw bytes unread.
-    A date, time, number or code that breaks its value representation (a birth date of "unknown") is left empty: the
-    object would be invalid and a PACS may refuse it. Names and identifiers are carried over as they are.
+    A date, time, number or code that breaks its value representation (a birth date of "unknown") is left empty, and an
+    item of a sequence that lacks what it must have (a code without a meaning) is left out: the object would be invalid
+    and a PACS may refuse it. Names and identifiers are carried over as they are.
     """
     decoded = character_set(header) != character_set(target)
     for keyword, required in identity_keywords().items():
@@ -90,19 +100,28 @@ def usable(element: DataElement | None) -> bool:
 
 
 def decoded_element(ds: Dataset, keyword: str) -> DataElement | None:
-    """The element, or None where there is none or pydicom cannot read it. The dataset keeps its raw bytes."""
+    """The element, or None where there is none or pydicom cannot read it. The dataset keeps its raw bytes.
+
+    Of a sequence of the patient and study modules those items that are whole.
+    """
     tag = tag_for_keyword(keyword)
     if tag is None or tag not in ds:
         return None
     element: DataElement | RawDataElement | None = ds.get_item(tag)
-    if not isinstance(element, RawDataElement):
-        return element
     try:
         if dictionary_VR(tag) == VR.SQ:
-            return ds[tag]
-        return convert_raw_data_element(element, encoding=_encodings(ds), ds=ds)
+            sequence = ds[tag]
+            return _whole(sequence) if sequence.VR == VR.SQ else None
+        if isinstance(element, RawDataElement):
+            return convert_raw_data_element(element, encoding=_encodings(ds), ds=ds)
     except (ValueError, TypeError, OverflowError, KeyError, NotImplementedError):
         return None  # a number or date that is none; NotImplementedError is pydicom's for a VR that it does not know
+    return element
+
+
+def _whole(sequence: DataElement) -> DataElement:
+    items = whole_items(sequence.keyword, sequence.value, _modules())
+    return DataElement(sequence.tag, VR.SQ, items)
 
 
 def raw_text(ds: Dataset, keyword: str) -> RawDataElement | None:
