@@ -28,6 +28,9 @@ def _codes_in_code() -> set[str]:
         codes |= set(re.findall(r'(?:ResultInvalid|_require)\([^"]*"([A-Z]+_[A-Z_]+)"', text))
         codes |= set(re.findall(r'error_code = "([A-Z_]+)"', text))
         codes |= {code for pair in re.findall(r'"([A-Z_]+)" if poison else "([A-Z_]+)"', text) for code in pair}
+    for path in (REPO / "ml" / "data").rglob("*.py"):  # left-out.csv and unreadable.csv
+        codes |= set(re.findall(r'(?:LeftOut|Verdict|_failed)\(.*?"([A-Z_]{6,})"', path.read_text()))
+        codes |= set(re.findall(r'yield "([A-Z_]+)"', path.read_text()))
     return codes
 
 
