@@ -25,7 +25,7 @@ from dicom_node import deliveries, doctor, jobs, logs, registry, reports, retent
 from dicom_node.archive import FolderArchive
 from dicom_node.cli_output import cell, console, print_done, print_json, print_list, print_rows
 from dicom_node.config import Config, load_config
-from dicom_node.config_peers import DestinationConfig
+from dicom_node.config_peers import DestinationConfig, TlsConfig
 from dicom_node.config_sections import MOST_DAYS
 from dicom_node.conformance import statement
 from dicom_node.db import Database, make_engine
@@ -320,7 +320,8 @@ def send(
 
 
 def _send_to(config: Config, *, host: str, port: int, called: str, calling: str) -> DestinationConfig:
-    """Where `send` sends. Raises typer.BadParameter."""
+    """Where `send` sends: over TLS where that is this node's own listener and it has it. Raises typer.BadParameter."""
+    tls = TlsConfig() if host or port else config.listener.tls
     try:
         return DestinationConfig(
             name="send",
@@ -328,6 +329,7 @@ def _send_to(config: Config, *, host: str, port: int, called: str, calling: str)
             host=host or config.listener.host,
             port=port or config.listener.port,
             calling_ae_title=calling,
+            tls=tls,
         )
     except ValidationError as error:
         first = error.errors()[0]

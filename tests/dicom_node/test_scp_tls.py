@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +74,18 @@ def test_a_known_certificate(node: Listening, certificates: Path, newest: ssl.TL
     assert node.dataset_bytes("1.5") == dataset
     node.settled()
     assert node.rows(Association.how_ended) == [("released",)]
+
+
+def test_our_own_send_speaks_tls_to_our_own_listener(node: Listening, tmp_path: Path) -> None:
+    """`dicom-node send FOLDER`, with the certificate of the configuration that both read."""
+    tls = "\n".join(f'{key} = "{path}"' for key, path in node.config.listener.tls)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[node]\ndata_dir = "data"\n[listener]\nport = {node.port}\n[listener.tls]\n{tls}\n')
+    ct_series(tmp_path / "ct", slices=2, rows=4, columns=4)
+    command = [sys.executable, "-m", "dicom_node", "--config", str(config), "send", str(tmp_path / "ct")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "2 of 2 files were taken" in done.stdout) == (0, True), done.stderr
+    assert node.count(Instance) == 2
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
