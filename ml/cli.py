@@ -197,9 +197,7 @@ def prepare(  # noqa: PLR0917 (Typer: an option is a parameter)
         outcome = prepare_exams(preparation, stage)
     print(f"{outcome.written} exams prepared, {outcome.kept} were there -> {out}; what was not taken: {out / LEFT_OUT}")
     if outcome.unreadable:
-        errors.print(
-            f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}", style="yellow", soft_wrap=True
-        )
+        _complain(f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}", "yellow")
         sys.exit(REFUSED)
 
 
@@ -336,14 +334,19 @@ register_self_training(app)
 register_study(app)
 
 
+def _complain(text: str, colour: str) -> None:
+    """One line on standard error; what stands in brackets in a path is no markup."""
+    errors.print(text, style=colour, markup=False, highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Run the command line; errors of `ml` become one line and an exit code."""
     present_commit()
     try:
         app()
     except UnreadableStudy as error:
-        errors.print(f"{error.code}: {error}", style="red", highlight=False)
+        _complain(f"{error.code}: {error}", "red")
         sys.exit(REFUSED)
     except MlError as error:
-        errors.print(f"{error.code}: {error}", style="red", highlight=False)
+        _complain(f"{error.code}: {error}", "red")
         sys.exit(1)

@@ -193,6 +193,19 @@ def test_prepare_says_what_it_took_and_exits_with_3_for_damage(
     assert run(monkeypatch, "prepare", "rsnb", str(root), "--out", str(out)) == 2
 
 
+def test_an_error_is_one_line_with_the_path_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However long it is; brackets are no markup."""
+    folder = tmp_path / "[old] heads" / ("a" * 60)
+    folder.mkdir(parents=True)
+    assert run(monkeypatch, "prepare", "rsna", str(folder), "--out", str(tmp_path / "out")) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("DATA_UNUSABLE")]
+    assert told == [
+        f"DATA_UNUSABLE: {folder} has no stage_2_train.csv: is this the folder of that data set? See docs/data.md"
+    ]
+
+
 @pytest.mark.parametrize("parts", [["train=80%"], ["train=nan"], ["train=0"], ["a=1", "a=2"], ["../a=1"], ["train"]])
 def test_parts_that_make_no_sense_are_refused(
     parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
