@@ -3,7 +3,8 @@
 A node with its embedded defaults and a PACS stand-in run on free loopback ports; one head CT goes in by C-STORE, SEG
 and SR come back by C-STORE, as in a hospital. Without --study a simulated head CT with a bleed is sent.
 
-Exit codes: 0 analysed; 1 failed; 2 wrong usage; 3 the study was rejected (OUT/sr.dcm says why).
+Exit codes: 0 analysed; 1 failed; 2 wrong usage; 3 the study was rejected: OUT/summary.json says why, and OUT/sr.dcm
+where the node could take a file of it.
 """
 
 from __future__ import annotations
