@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import resource
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -54,48 +56,61 @@ def test_the_same_bytes_again(archive: FolderArchive) -> None:
     assert list((archive.root / "incoming").iterdir()) == []
 
 
-def test_a_file_system_without_hard_links(archive: FolderArchive, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some shared folders have none: then the file is renamed."""
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none, as on some shared folders"])
+def test_a_file_and_its_name_are_synced_before_commit_returns(
+    archive: FolderArchive, monkeypatch: pytest.MonkeyPatch, *, links: bool
+) -> None:
+    """The file, its folder once it holds the name, and every folder that is new in its parent; however slow that is."""
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        holds_it = path.is_dir() and any(path.glob("*.dcm"))
+        time.sleep(0.05)
+        fsync(fd)
+        synced.append((path.as_posix(), holds_it))
 
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", note)
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
     stored = put(archive, KEY, head=HEAD, pieces=[b"one"])
+    folder = archive.path(stored.path).parent
+    parents = (folder.parent, folder.parent.parent, archive.root / "instances")
+    assert {(str(path), False) for path in parents} <= set(synced)
+    assert sum(path.startswith(str(archive.root / "incoming")) for path, _ in synced) == 1
+    assert [holds_it for path, holds_it in synced if path == str(folder)] == [True]
     assert archive.path(stored.path).read_bytes() == b"headone"
     assert list((archive.root / "incoming").iterdir()) == []
+    archive.set_aside(stored)
+    assert synced[-1] == (str(archive.root / "conflicts"), True)
 
 
-def test_a_file_and_its_name_are_synced_before_commit_returns(
-    archive: FolderArchive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file, its folder, and every folder that is new in its parent."""
-    synced: list[str] = []
-    fsync = os.fsync
-
-    def note(fd: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{fd}").readlink().as_posix())
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", note)
+def test_a_disk_that_takes_a_part_of_a_piece_has_not_taken_it(archive: FolderArchive) -> None:
+    """The kernel writes what fits and says how much that was: the rest must come to an error, never be left out."""
     spool = archive.spool(HEAD)
-    spool.write(b"one")
-    stored = archive.commit(spool, KEY)
-    folder = archive.path(stored.path).parent
-    assert {str(path) for path in (folder, folder.parent, folder.parent.parent, archive.root / "instances")} <= set(
-        synced
-    )
-    assert any(path.startswith(str(archive.root / "incoming")) for path in synced)
-    assert synced.count(str(folder)) == 1  # when it holds the file's name: making it syncs its parents only
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OutOfSpace):
+            spool.write(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        spool.discard()
 
 
 def test_a_discarded_spool_leaves_nothing(archive: FolderArchive) -> None:
-    """Twice is as good as once, and after a commit it does nothing."""
+    """No file, no open one; twice is as good as once, and after a commit it does nothing."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
     spool = archive.spool(HEAD)
     spool.write(b"one")
     spool.discard()
     spool.discard()
     assert list((archive.root / "incoming").iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     committed = archive.spool(HEAD)
     stored = archive.commit(committed, KEY)
     committed.discard()
@@ -229,4 +244,8 @@ def test_a_missing_file_is_an_archive_error(archive: FolderArchive) -> None:
     with pytest.raises(ArchiveError):
         archive.open("instances/none.dcm")
     archive.remove("instances/none.dcm")
-    assert archive.free_bytes() > 0
+
+
+def test_free_bytes_are_those_that_can_still_be_written(archive: FolderArchive) -> None:
+    """Before they run out, C-STORE is answered with 0xA700."""
+    assert archive.free_bytes() == pytest.approx(shutil.disk_usage(archive.root).free, rel=0.05)
