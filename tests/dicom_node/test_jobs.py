@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,11 +13,11 @@ import pytest
 from dicom_node import jobs
 from dicom_node.config_sections import WorkerConfig
 from dicom_node.db import now
-from dicom_node.errors import ArchiveError, LeaseLost, NotFound, NotPossible
+from dicom_node.errors import ArchiveError, InputChanged, LeaseLost, NotFound, NotPossible
 from dicom_node.jobs import ClaimedJob, Outcome
 from dicom_node.states import JobState, ResultKind, StudyState
 from dicom_node.tables import AuditEvent, Delivery, Job, Result
-from tests.dicom_node.house import MR, House, head_ct, other_object
+from tests.dicom_node.house import MR, SR, House, head_ct, other_object
 
 REJECTION: dict[str, Any] = {
     "state": JobState.REJECTED,
@@ -106,6 +107,7 @@ def test_a_study_that_kills_its_workers_is_quarantined_until_somebody_retries(ho
 def test_a_worker_that_an_administrator_stopped_counts_as_no_death(house: House) -> None:
     """Restarting the service three times during a long job must not quarantine its study."""
     job = house.claimed(worker="w")
+    assert jobs.hand_back(house.database, "another") == 0
     assert jobs.hand_back(house.database, "w") == 1
     row = house.row(job.id)
     assert (row.state, row.worker_deaths, row.published_at) == (JobState.QUEUED, 0, None)
@@ -149,6 +151,65 @@ def test_a_lost_worker_uses_up_no_attempt(house: House) -> None:
     lose(house)
     job = house.claimed(job_id)
     assert jobs.fail(house.database, job, code="X", text="t", retryable=True, config=config) is JobState.QUEUED
+
+
+@pytest.mark.parametrize("how", ["failed", "worker lost", "handed back", "retried"])
+def test_a_job_that_is_to_be_run_again_needs_a_new_message(house: House, how: str) -> None:
+    """The one that was sent for it is used up. By hand it is run at once, also when it was to wait."""
+    job = house.claimed()
+    jobs.mark_published(house.database, [job.id])
+    if how == "worker lost":
+        lose(house)
+    elif how == "handed back":
+        jobs.hand_back(house.database, "worker-1")
+    else:
+        jobs.fail(house.database, job, code="GPU", text="t", retryable=True, config=house.config.worker)
+    if how == "failed":
+        house.change(Job, not_before=now())
+    if how == "retried":
+        jobs.mark_published(house.database, [job.id])
+        jobs.cancel(house.database, job.id, why="test")
+        jobs.retry(house.database, job.id)
+    with house.database.reading() as session:
+        assert jobs.due_for_publishing(session, sent_before=None) == [job.id]
+
+
+def test_a_job_reads_what_it_was_made_of(make_house: Callable[..., House]) -> None:
+    """In whatever order that came, and not what came to its series since; if its bytes are others now, nothing."""
+    house = make_house('[listener]\nsame_uid_other_bytes = "replace"')
+    whole = head_ct(slices=13)
+    job_id = house.job(reversed(whole[:12]))
+    house.receive(whole[12:])
+    job = house.claimed(job_id)
+    assert [one.sop_instance_uid for one in job.sources] == sorted(str(one.SOPInstanceUID) for one in whole[:12])
+    jobs.check_input(job)
+    jobs.hand_back(house.database, "worker-1")
+    whole[3].ImageComments = "other bytes"
+    house.receive(whole[3:4])
+    with pytest.raises(InputChanged):
+        jobs.check_input(house.claimed(job_id))
+
+
+def test_a_rejected_study_is_answered_as_itself(small_house: House) -> None:
+    """UIDs of reports hang on the digest, so no two studies have one; what a report is made from is never our own."""
+    for study_uid, uid in (("2.25.1", "2.9"), ("2.25.90", "2.91")):
+        image = other_object(MR, "MR", uid=uid)
+        image.StudyInstanceUID = study_uid
+        small_house.receive([image])
+    small_house.age(s=1001)
+    first, other = (small_house.claimed(job_id) for job_id in small_house.sweep())
+    assert first.input_digest != other.input_digest
+    small_house.finish(first, **REJECTION)
+    own = str(small_house.all(Result)[0].sop_instance_uid)
+    small_house.receive([other_object(SR, "SR", uid=own)])
+    bone = head_ct(slices=2, series_uid="2.92", kernel="H70h", description="Bone")
+    for number, image in enumerate(bone):
+        image.SOPInstanceUID = f"2.92.{number}"
+    small_house.receive(bone)
+    small_house.age(s=1001)
+    (again,) = small_house.sweep()
+    (source,) = small_house.claimed(again).sources
+    assert own < source.sop_instance_uid == "2.9"
 
 
 def test_a_permanent_error_fails_at_once(house: House) -> None:
@@ -225,6 +286,23 @@ def test_results_of_the_same_uid_are_taken_over_by_a_later_generation(house: Hou
     current = {(r.kind, r.job_id) for r in house.all(Result) if r.superseded_at is None}
     assert current == {(ResultKind.SEG, second_id), (ResultKind.SR, second_id)}
     assert len(house.all(Result)) == 3
+
+
+def test_an_exam_that_is_again_what_it_was_has_its_results_again(make_house: Callable[..., House]) -> None:
+    """Bytes replaced and put back: the rows of the first results count once more, and their files are there."""
+    house = make_house(DESTINATIONS + '[listener]\nsame_uid_other_bytes = "replace"\n')
+    whole = head_ct()
+    changed = copy.deepcopy(whole[3])
+    changed.ImageComments = "other bytes"
+    for images in (whole, [changed], whole[3:4]):
+        job = house.claimed(house.job(images))
+        house.change(Result, file_removed_at=now())
+        house.finish(job)
+    rows = house.all(Result)
+    assert [row.job_id == job.id for row in rows] == [True, True, False, False]
+    assert [row.superseded_at is None for row in rows] == [True, True, False, False]
+    assert [row.file_removed_at is None for row in rows] == [True, True, False, False]
+    assert [one.state.value for one in house.all(Delivery)] == ["PENDING"] * 4 + ["CANCELLED"] * 4
 
 
 def test_a_study_without_eligible_series_is_looked_at_again_with_the_present_rules(house: House) -> None:
