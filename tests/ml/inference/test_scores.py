@@ -48,3 +48,31 @@ def test_slice_features_are_of_the_slice_and_its_neighbours() -> None:
     assert features[:, 1].tolist() == [0, 5, 0, 5, 0, 0]
     assert features[2, 2] == pytest.approx(np.log1p(16 / 20))
     assert not features[[0, 1, 3, 4, 5], 2].any()
+
+
+def test_features_are_those_worked_out_by_hand() -> None:
+    """Uneven slices, oblong pixels of 2 mm2, two bleeds and haze: a bundle is calibrated on just these numbers."""
+    exam = geometry(np.array([0.0, 4.0, 11.0, 18.0, 25.0]), spacing_mm=(1.0, 2.0))
+    prob = np.full((5, 20, 20), 0.0005, dtype=np.float32)
+    prob[1, 2:5, 2:4] = 0.9  # 6 voxels of 5.5 mm
+    prob[3, 10, 5:15] = 0.6  # 10 voxels of 7 mm
+    prob[4, 0, :] = 0.2
+    logits = np.array([9, 99, 7, -3, 8], dtype=np.float32)
+    strongest, volume, peak = exam_features(prob, logits, exam, pixel_prob=0.5)
+    assert strongest == pytest.approx((9 + 9 + 10) / 3)
+    assert volume == pytest.approx(np.log1p(10 * 7 * 2 / 1000 / 0.1))
+    mean = (6 * 0.9 + 8 * 0.6) / 14  # 0.2 mL are 14 voxels of 7 mm
+    assert peak == pytest.approx(np.log(mean / (1 - mean)), abs=1e-5)
+    features = slice_features(prob, logits, exam, pixel_prob=0.5)
+    assert features[:, 0].tolist() == [9, 10, 7, -3, 8]
+    assert features[:, 1].tolist() == [9.5, 8, 3.5, 7.5, 2.5]
+    assert features[:, 2] == pytest.approx(np.log1p(np.array([0, 12, 0, 20, 0]) / 20))
+
+
+@pytest.mark.parametrize(("prob", "peak"), [(0.0, -10), (1.0, 10)])
+def test_a_map_without_any_doubt_has_a_finite_peak(prob: float, peak: float) -> None:
+    """Networks say 0 and 1, as float32 rounds them."""
+    features = exam_features(
+        np.full((6, 40, 40), prob, dtype=np.float32), np.zeros(6, np.float32), STACK, pixel_prob=0.5
+    )
+    assert features[2] == peak
