@@ -87,7 +87,7 @@ def side_of(mask: MaskArray, geometry: Geometry, midline: Midline) -> Side:
 def _lesion(number: int, region: Region, volume: Volume, midline: Midline) -> Lesion:
     mask, geometry = region.mask, volume.geometry
     areas = region.inside.sum(axis=(1, 2))
-    by_area = np.argsort(-areas, kind="stable")[: min(KEY_SLICES, np.count_nonzero(areas))]
+    by_area = np.argsort(-areas, kind="stable")[:KEY_SLICES]
     return Lesion(
         number=number,
         region=region,
