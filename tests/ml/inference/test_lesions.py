@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
-from ml.inference.lesions import abc2_ml, find_lesions, longest_axial_diameter_mm, without_islands
-from ml.prediction import Region
+from ml.inference.lesions import abc2_ml, find_lesions, longest_axial_diameter_mm, side_of, without_islands
+from ml.inference.midline import Midline
+from ml.prediction import Region, Side
 from ml.volume import Geometry, Volume
 
 
@@ -103,6 +104,17 @@ def test_abc2_estimates_an_ellipsoid_and_counts_slices_by_their_area() -> None:
     counted_mm = 2.0 * (np.count_nonzero(shares > 0.75) + 0.5 * np.count_nonzero((shares >= 0.25) & (shares <= 0.75)))
     assert abc2_ml(mask, exam.geometry) == pytest.approx(40.5 * 20.5 * counted_mm / 2 / 1000, rel=0.01)
     assert counted_mm == 7 * 2.0 + 6 * 1.0
+
+
+def test_a_side_holds_most_of_the_volume_not_of_the_voxels() -> None:
+    """Four voxels of a thick slice on the left, two of a thin one on the right."""
+    exam = volume((5, 3, 9), offsets=[0, 1, 2, 12, 22], spacing=(1, 1))
+    mask = np.zeros((5, 3, 9), dtype=bool)
+    mask[1, 0, :2] = mask[3, 0, 5:] = True
+    assert side_of(mask, exam.geometry, Midline((1.0, 0.0, 0.0), 4.0)) is Side.LEFT
+    mask[3, 0, 5:7] = False
+    mask[2, 0, :2] = True
+    assert side_of(mask, exam.geometry, Midline((1.0, 0.0, 0.0), 4.0)) is Side.MIDLINE
 
 
 def test_key_slices_come_in_order_of_their_area() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ml.inference.lesions import find_lesions, side_of
-from ml.inference.midline import find_midline
+from ml.inference.midline import find_midline, points_lps
 from ml.prediction import Side
 from ml.training.paint import paint_bleeds
 from ml.volume import FloatArray, Geometry, Volume
@@ -59,6 +59,16 @@ def test_the_midline_is_found_in_every_pose(turn: float, lean: float, shift_mm: 
 def points(volume: Volume, mask: np.ndarray) -> FloatArray:
     """(n, 3) patient points, one by one."""
     return np.array([volume.geometry.to_lps(int(z), y, x) for z, y, x in np.argwhere(mask)])
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_points_are_where_the_geometry_has_them(step: int) -> None:
+    """Oblong pixels, and of every n-th pixel."""
+    volume, _ = head()
+    volume = replace(volume, geometry=replace(volume.geometry, pixel_spacing_mm=(2.4, 1.5)))
+    mask = np.random.default_rng(0).random(SHAPE) < 0.01
+    mask[:, np.arange(SHAPE[1]) % step > 0, :] = mask[:, :, np.arange(SHAPE[2]) % step > 0] = False
+    assert points_lps(mask[:, ::step, ::step], volume.geometry, step=step) == pytest.approx(points(volume, mask))
 
 
 @pytest.mark.parametrize(("turn", "lean", "shift_mm"), POSES.values(), ids=POSES)

@@ -11,6 +11,7 @@ from ml.config import Calibration, Logistic, OperatingPoint
 from ml.inference.engines import F32Array, Outputs
 from ml.inference.lesions import find_lesions
 from ml.inference.predictor import Predictor
+from ml.inference.scores import apply, exam_features, slice_features
 from ml.volume import Geometry, Volume
 from tests.ml.conftest import MakeVolume
 
@@ -59,6 +60,42 @@ def test_an_exam_without_a_reportable_lesion_is_negative(tiny_bundle: Bundle, ma
     assert 0 < prediction.exam_score < 0.5
 
 
+@pytest.mark.parametrize(
+    ("exam", "pixel", "outlined"),
+    [(0.3, 0.35, True), (0.6, 0.35, False), (0.3, 0.45, False)],
+    ids=["", "exam", "pixel"],
+)
+def test_calls_and_scores_are_by_the_bundles_own_points(
+    tiny_bundle: Bundle, make_volume: MakeVolume, exam: float, pixel: float, outlined: bool
+) -> None:
+    """Whatever they are, of a network that says 0.4 everywhere; scores without an outline keep their order below."""
+
+    class Wavers:
+        name = "wavers"
+
+        def __call__(self, images_NCHW: F32Array) -> Outputs:
+            prob = np.full_like(images_NCHW[:, 0], 0.4)
+            return Outputs(prob, np.zeros_like(prob[:, 0, 0]))
+
+    calibration = Calibration(Logistic((0.0, 0.0, 0.5), -2.0), Logistic((0.0, 0.1, 0.0), -1.0))
+    point = OperatingPoint(pixel_prob=pixel, exam_score=exam, least_lesion_ml=0.1)
+    config = replace(tiny_bundle.config, calibration=calibration, operating_point=point)
+    predictor = Predictor(replace(tiny_bundle, config=config), device="cpu", engine="torch")
+    predictor._engine = Wavers()
+    volume = make_volume()
+    found = predictor.predict(volume)
+    assert (found.exam_positive, bool(found.mask.any())) == (outlined, outlined)
+    if outlined:
+        assert np.array_equal(found.mask, found.prob >= pixel)
+    logits = np.zeros(len(volume.hu), dtype=np.float32)
+    evidence = (found.prob, logits, volume.geometry)
+    score = apply(calibration.exam_score, exam_features(*evidence, pixel_prob=pixel)[None])[0]
+    assert found.exam_score == pytest.approx(score if pixel < 0.4 else score * 0.999 * exam)
+    by_slice = apply(calibration.slice_score, slice_features(*evidence, pixel_prob=pixel))
+    assert found.slice_scores == pytest.approx(by_slice, abs=1e-6)
+    assert (found.slice_scores > 0.5).any() == (pixel < 0.4)
+
+
 def test_the_answer_is_the_same_every_time_and_for_every_batch_size(
     tiny_bundle: Bundle, make_volume: MakeVolume
 ) -> None:
@@ -72,9 +109,22 @@ def test_the_answer_is_the_same_every_time_and_for_every_batch_size(
     assert first.exam_score == pytest.approx(second.exam_score, abs=1e-5)
 
 
-def test_feet_first_storage_gives_the_same_answer_slice_by_slice(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
-    """Rows that run to the right reverse the normal: scores must follow their slices."""
-    volume = make_volume()
+@pytest.mark.parametrize(("step_mm", "bright"), [(5.0, 2), (1.25, 10)], ids=["thick", "thin"])
+def test_feet_first_storage_gives_the_same_answer_slice_by_slice(
+    tiny_bundle: Bundle, make_volume: MakeVolume, step_mm: float, bright: int
+) -> None:
+    """Rows that run to the right reverse the normal: scores must follow their slices, of which one is bright; so they
+    must where only some slices are analysed.
+    """
+
+    class SeesBrightness:
+        name = "sees brightness"
+
+        def __call__(self, images_NCHW: F32Array) -> Outputs:
+            return Outputs(np.zeros_like(images_NCHW[:, 0]), images_NCHW[:, 1].mean(axis=(1, 2)))
+
+    volume = make_volume(np.arange(0.0, 50.0, step_mm))
+    volume.hu[bright] += 300
     plain = volume.geometry
     mirrored = Volume(
         np.ascontiguousarray(volume.hu[::-1, :, ::-1]),
@@ -86,9 +136,13 @@ def test_feet_first_storage_gives_the_same_answer_slice_by_slice(tiny_bundle: Bu
             plain.sop_instance_uids[::-1],
         ),
     )
-    predictor = Predictor(tiny_bundle, device="cpu", engine="torch")
+    calibration = Calibration(Logistic((1.0, 0.0, 0.0), 0.0), tiny_bundle.config.calibration.exam_score)
+    bundle = replace(tiny_bundle, config=replace(tiny_bundle.config, calibration=calibration))
+    predictor = Predictor(bundle, device="cpu", engine="torch")
+    predictor._engine = SeesBrightness()
     one, two = predictor.predict(volume), predictor.predict(mirrored)
-    assert two.slice_scores[::-1] == pytest.approx(one.slice_scores, abs=0.05)
+    assert one.slice_scores.argmax() == bright
+    assert two.slice_scores[::-1] == pytest.approx(one.slice_scores, abs=1e-3)
 
 
 def test_progress_counts_images(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:

@@ -1,25 +1,41 @@
 """The way to the network's grid and back."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ml.config import Preprocessing, Window
 from ml.inference.preprocessing import Orientation, head_centre, prepare, sample, to_channels
-from ml.volume import Geometry
+from ml.volume import Geometry, Volume
 from tests.ml.conftest import MakeVolume
 
 CONFIG = Preprocessing(2.0, 128, (Window(-10, 110), Window(-300, 900)), slab_mm=5.0, neighbour_mm=5.0)
 
 
-def test_a_map_comes_back_to_where_it_was(make_volume: MakeVolume) -> None:
-    """The bright cube, marked on the network's grid, covers the cube on the source grid."""
+@pytest.mark.parametrize("transposed", [False, True], ids=["", "rows for columns"])
+@pytest.mark.parametrize("spacing_mm", [(2.0, 2.0), (2.0, 1.25)], ids=["square", "oblong"])
+def test_a_map_comes_back_to_where_it_was(
+    make_volume: MakeVolume, spacing_mm: tuple[float, float], *, transposed: bool
+) -> None:
+    """The bright cube, marked on the network's grid, is as large there and covers the cube on the source grid."""
     volume = make_volume()
-    prepared = prepare(volume, CONFIG)
+    hu, geometry = volume.hu, replace(volume.geometry, pixel_spacing_mm=spacing_mm)
+    if transposed:
+        row, column, positions = geometry.column_lps, geometry.row_lps, geometry.positions_lps[::-1]
+        geometry = replace(geometry, row_lps=row, column_lps=column, positions_lps=positions)
+        hu, geometry = hu[::-1].transpose(0, 2, 1), replace(geometry, pixel_spacing_mm=spacing_mm[::-1])
+    prepared = prepare(Volume(hu, geometry), CONFIG)
     assert prepared.hu_zvu.shape == (10, 128, 128)
-    found = prepared.to_source(((prepared.hu_zvu > 50) & (prepared.hu_zvu < 90)).astype(np.float32)) > 0.5
-    cube = volume.hu == 70
+    marked = (prepared.hu_zvu > 50) & (prepared.hu_zvu < 90)
+    cube = hu == 70
+    pieces, _ = ndimage.label(marked[5])
+    box = ndimage.find_objects(pieces)[np.bincount(pieces.ravel())[1:].argmax()]
+    size_mm = [CONFIG.pixel_mm * (side.stop - side.start) for side in box]
+    assert size_mm == pytest.approx([10 * mm for mm in spacing_mm], abs=2.5)
+    found = prepared.to_source(marked.astype(np.float32)) > 0.5
     assert found.shape == cube.shape
     inside = cube & (np.roll(cube, 1, 2) & np.roll(cube, -1, 2) & np.roll(cube, 1, 1) & np.roll(cube, -1, 1))
     assert found[inside].all()
@@ -86,9 +102,10 @@ def test_the_centre_is_that_of_the_skull_not_of_the_image() -> None:
     assert head_centre(np.zeros((2, 11, 21), dtype=np.float32)) == (5, 10)
 
 
-def test_thick_slices_are_analysed_one_by_one() -> None:
+@pytest.mark.parametrize("step_mm", [4.0, 5.0])
+def test_thick_slices_are_analysed_one_by_one(step_mm: float) -> None:
     """No averaging; neighbours are the next slices, at the ends the slice itself."""
-    sampling = sample(np.arange(5) * 5.0, CONFIG)
+    sampling = sample(np.arange(5) * step_mm, CONFIG)
     assert np.array_equal(sampling.slabs, np.eye(5))
     assert sampling.neighbours.tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
     assert np.array_equal(sampling.spread, np.eye(5))
