@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from ml.labels import IGNORE
-from ml.training.augmentation import Augmentation, augment, change_contrast, change_texture
+from ml.training.augmentation import Augmentation, augment, change_contrast, change_texture, warp
 from ml.training.recipe import PAPER_AUGMENTATION
 from ml.training.texture import grainy_noise, white_noise
 
@@ -56,6 +56,25 @@ def test_a_patch_is_that_of_the_whole_slice(centre: tuple[float, float], augment
         assert hu == pytest.approx(wide_hu, abs=0.3)  # of 1,000 HU at the rim, by places in single precision
         assert (pixels == wide_pixels).mean() > 0.99
         assert np.any(pixels != IGNORE) == (centre != (-60, 200))
+
+
+def test_a_patch_is_turned_stretched_and_mirrored_but_never_upside_down() -> None:
+    """Read off slices whose values are their own rows and columns."""
+    places = np.mgrid[:120, :120].astype(np.float32)
+    draw, blood = Augmentation(), np.zeros((120, 120), dtype=np.uint8)
+    steps = []
+    for seed in range(80):
+        (rows, columns, _), _ = warp([*places, places[0]], blood, (60, 60), 32, draw, np.random.default_rng(seed))
+        steps.append([[np.diff(one, axis=axis).mean() for axis in (0, 1)] for one in (rows, columns)])
+    down, across = np.moveaxis(np.array(steps), 2, 0)  # of each patch, what one pixel is in the slice: (v, u)
+    degrees, height = np.degrees(np.arctan2(down[:, 1], down[:, 0])), np.hypot(*down.T)
+    assert -25 <= degrees.min() < -18 < 18 < degrees.max() <= 25
+    assert 1 / 1.18 - 1e-4 <= height.min() < height.max() <= 1 / 0.82 + 1e-4
+    area = down[:, 0] * across[:, 1] - down[:, 1] * across[:, 0]
+    assert 25 < (area < 0).sum() < 55
+    width = np.abs(area) / height
+    assert 1 / 1.18 - 1e-4 <= width.min() < width.max() <= 1 / 0.82 + 1e-4
+    assert np.std(width / height) > 0.05
 
 
 def test_contrast_rules_keep_the_order_of_tissues() -> None:

@@ -1,5 +1,6 @@
 """What gives a gradient, and what must not."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,3 +72,24 @@ def test_the_paper_loss_is_the_mean_over_labelled_pixels() -> None:
     pixels = torch.tensor([[[1, 0, IGNORE]]], dtype=torch.uint8)
     by_hand = (torch.log1p(torch.exp(torch.tensor(-0.0))) + torch.log1p(torch.exp(torch.tensor(3.0)))) / 2
     assert segmentation_loss(logits, pixels, PAPER).item() == pytest.approx(by_hand.item())
+
+
+def test_the_compact_loss_is_worked_out_by_hand() -> None:
+    """Blood weighs more, an ignored pixel nothing; one Dice coefficient and one mean over the whole batch."""
+    maps = np.array([[[0.0, 2.0], [-1.0, 3.0]], [[1.0, -2.0], [0.5, -3.0]]])
+    pixels = np.array([[[1, 0], [1, IGNORE]], [[0, 0], [IGNORE, 0]]])
+    classes, bleeds = np.array([0.5, 2.0]), np.array([1.0, 0.0])
+    found = losses(
+        Logits(torch.tensor(maps), torch.tensor(classes)),
+        torch.tensor(pixels, dtype=torch.uint8),
+        torch.tensor(bleeds, dtype=torch.float32),
+        COMPACT,
+    )
+    prob = 1 / (1 + np.exp(-maps))
+    blood, rest = pixels == 1, pixels == 0
+    entropy = -(COMPACT.positive_pixel * np.log(prob[blood]).sum() + np.log(1 - prob[rest]).sum()) / 6
+    dice = (2 * prob[blood].sum() + 1) / (prob[blood | rest].sum() + 2 + 1)
+    assert found.pixels.item() == pytest.approx(COMPACT.entropy * entropy + COMPACT.dice * (1 - dice), rel=1e-5)
+    of_classes = (np.log1p(np.exp(-0.5)) + np.log1p(np.exp(2.0))) / 2
+    assert found.classes.item() == pytest.approx(COMPACT.classes * of_classes, rel=1e-5)
+    assert found.sum.item() == pytest.approx(found.pixels.item() + found.classes.item())
