@@ -148,6 +148,18 @@ def test_a_dead_delivery_of_a_replaced_result_cannot_be_restarted(sending: House
     assert states(sending) == [DeliveryState.CANCELLED] * 2 + [DeliveryState.PENDING] * 2
 
 
+def test_a_newer_result_withdraws_what_is_unsent_of_its_own_study(sending: House) -> None:
+    """What arrived stays as it is, and the results of other studies go on."""
+    sending.finish(sending.claimed(sending.job(head_ct(study_uid="2.25.9", series_uid="2.25.91"))))
+    deliveries.sent(sending.database, claim(sending)[0], status="0x0000")
+    sending.receive(head_ct(slices=1, spacing_mm=[]))
+    sending.age(s=1001)
+    (newer,) = sending.sweep()
+    sending.finish(sending.claimed(newer))
+    assert states(sending) == [DeliveryState.SENT, DeliveryState.CANCELLED, *[DeliveryState.PENDING] * 4]
+    assert [result.superseded_at is None for result in sending.all(Result)] == [False, False, *[True] * 4]
+
+
 NEW_FORMS = (
     f'{PACS}profile = "new"\n[[results.profile]]\nname = "new"\nseg = ["seg-labelmap", "seg-binary"]\nsr = ["sr-3d"]\n'
 )
@@ -183,6 +195,19 @@ def test_a_refusal_hands_over_once_whoever_says_it_again(make_house: Callable[..
     assert deliveries.restart(house.database, delivery_id=label_map.id) == 0
     assert variants(house) == expected
     assert sorted(due.form for due in claim(house)) == ["seg-binary", "sr-3d"]
+
+
+def test_a_form_is_refused_and_taken_for_one_study_alone(make_house: Callable[..., House]) -> None:
+    """What the same destination is to get of another one waits for its own answers."""
+    house = make_house(NEW_FORMS)
+    for study_uid in ("2.25.9", "2.25.10"):
+        house.finish(house.claimed(house.job(head_ct(study_uid=study_uid, series_uid=f"{study_uid}.1"))))
+    refuse(house, claim(house)[0])
+    house.change(Delivery, lease_until=None)
+    deliveries.sent(house.database, claim(house)[0], status="0x0000")
+    assert states(house)[:2] == [DeliveryState.REFUSED, DeliveryState.SENT]
+    waiting = [DeliveryState.PENDING, DeliveryState.SPARE]
+    assert states(house)[4:] == [*waiting, *waiting]
 
 
 def test_a_report_that_went_out_is_not_sent_a_second_time(make_house: Callable[..., House]) -> None:
