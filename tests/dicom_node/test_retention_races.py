@@ -12,10 +12,11 @@ import sqlalchemy as sa
 
 from dicom_node import owed_reports, reconcile, retention
 from dicom_node.archive import intact
+from dicom_node.db import now
 from dicom_node.retention import Amount
 from dicom_node.states import DeliveryState, JobState, StudyState
 from dicom_node.statuses import Status
-from dicom_node.tables import Conflict, Delivery, Instance, Job, Result
+from dicom_node.tables import Conflict, Delivery, Instance, Job, Result, Study
 from tests.dicom_node.house import encoded, head_ct
 from tests.dicom_node.settled import DAY_S, OLD, PACS, MakeHouse, ask_to_keep, files, purge, settled
 
@@ -38,6 +39,43 @@ def test_nothing_is_promised_of_what_went_while_it_was_looked_at(
     report = owed_reports.judge(house.database, house.archive, request)
     assert report.committed == ()
     assert {reason for _, reason in report.failed} == {0x0112}
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        (Instance, {"promised_at": now()}),
+        (Study, {"last_received_at": now()}),
+        (Delivery, {"state": DeliveryState.PENDING}),
+        (Job, {"state": JobState.QUEUED}),
+    ],
+    ids=["promised", "comes again", "sent anew", "run again"],
+)
+def test_what_is_needed_again_while_older_studies_go_stays(
+    make_house: MakeHouse, table: type[Any], change: dict[str, Any]
+) -> None:
+    """Which studies are due is found out at once; each is looked at again before it goes."""
+    house = make_house(PACS + OLD)
+    settled(house)
+    house.age(s=60)
+    settled(house, head_ct(study_uid="2.25.9", series_uid="2.25.91"))
+    house.age(s=31 * DAY_S)
+    removed = retention.purge(
+        house.database, house.archive, house.config.retention, progress=lambda _: house.change(table, **change)
+    )
+    assert (removed.studies, removed.instances, len(files(house))) == (1, 12, 12)
+
+
+def test_what_keeps_one_study_keeps_no_other(make_house: MakeHouse) -> None:
+    """A promise, and a result that has yet to arrive: else a single one would fill the disk."""
+    house = make_house(PACS + OLD)
+    settled(house, head_ct(study_uid="2.25.8", series_uid="2.25.81"))
+    owed_reports.judge(house.database, house.archive, ask_to_keep(house, 2))
+    settled(house)
+    house.finish(house.claimed(house.job(head_ct(study_uid="2.25.9", series_uid="2.25.91"))))
+    house.age(s=31 * DAY_S)
+    assert purge(house).studies == 1
+    assert [study.images_removed_at is None for study in house.all(Study)] == [True, False, True]
 
 
 def test_the_same_images_sent_again_are_nothing_new(make_house: MakeHouse) -> None:
