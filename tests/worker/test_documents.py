@@ -1,5 +1,6 @@
 """What people look at: the pages of the Secondary Capture, the PDF, and the key images."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from pydicom import Dataset
 
 from dicom_node.result_forms import Form, FormName
+from ml.labels import Subtype
 from ml.prediction import Lesion, Region
 from tests.worker.conftest import CONTEXT, Exam
 from worker.results.checks import check_form
@@ -72,8 +74,10 @@ def test_however_many_lesions_there_are_the_pages_stay_few(make_exam: MakeExam, 
 
 
 def test_the_report_on_paper_says_what_the_structured_one_says(make_exam: MakeExam) -> None:
-    """Answer, probability, each lesion with its side and volume, thresholds, bundle; as text."""
+    """Answer, probability, each lesion with its side, measures and key slices, thresholds, bundle; as text."""
     exam = make_exam()
+    one, other = exam.lesions
+    exam = replace(exam, lesions=(one, replace(other, subtype=Subtype.SDH)))
     text = b"".join(page_texts(exam.write(PDF).EncapsulatedDocument)).decode("latin-1")
     for part in (
         "PRESENT",
@@ -86,8 +90,12 @@ def test_the_report_on_paper_says_what_the_structured_one_says(make_exam: MakeEx
         "Sides are the patient",
     ):
         assert part in text
-    for lesion in exam.lesions:
-        assert f"({lesion.volume_ml:.1f})" in text
+    cells = re.findall(r"\((.*?)\) Tj", text)
+    table = cells[cells.index("key slices") + 1 :][:14]
+    for lesion, side, row in ((one, "right", table[:7]), (other, "left SDH", table[7:])):
+        slices = ", ".join(str(z + 1) for z in lesion.key_slices)
+        told = [f"{lesion.volume_ml:.1f}", "4.5", "12.3", f"{lesion.mean_hu:.0f}", slices]
+        assert row == [str(lesion.number), side, *told]
 
 
 @pytest.mark.parametrize(("down", "first"), [(1.0, "lowest"), (-1.0, "highest")])
