@@ -128,9 +128,10 @@ def test_a_late_instance_reopens_its_study(bench: Bench) -> None:
     bench.write(sa.update(Study).values(**complete))
     bench.store("1.5")
     assert bench.all(Study)[0].state == "COMPLETE"
-    bench.store("1.6")
+    bench.store("1.6", association=AssociationRecord("CT2", "ICHNODE", "127.0.0.1"))
     (study,) = bench.all(Study)
     assert (study.state, study.completed_at, study.complete_reason) == ("RECEIVING", None, None)
+    assert study.calling_ae_title == "CT2"
     assert study.created_at == created < study.receiving_since == study.last_received_at
 
 
@@ -158,6 +159,19 @@ def test_same_uid_other_bytes(tmp_path: Path, url: str, policy: str, status: Sta
     assert {event.kind for event in audit} == {"same UID, other bytes"}
     assert bench.files() == sorted([instance.path, conflict.path])
     assert reconcile(bench.engine, bench.archive, older_than_s=0) == []
+    bench.engine.dispose()
+
+
+@pytest.mark.parametrize("policy", ["keep_first", "replace", "refuse"])
+def test_no_content_that_came_under_a_uid_is_lost(tmp_path: Path, url: str, policy: str) -> None:
+    """However many there were: each has its file, and a row that keeps it."""
+    bench = Bench(tmp_path, url, policy)
+    contents = [ct_dataset("1.5", pixels=bytes([number]) * 100) for number in range(4)]
+    for content in contents:
+        bench.store("1.5", dataset=content)
+    assert reconcile(bench.engine, bench.archive, older_than_s=0) == []
+    kept = {bench.archive.path(path).read_bytes()[-len(contents[0]) :] for path in bench.files()}
+    assert kept == set(contents)
     bench.engine.dispose()
 
 
@@ -278,10 +292,11 @@ def test_files_of_a_database_that_was_restored_stay(bench: Bench, monkeypatch: p
     """More of them without a row than a crash can leave: they may be all that is left of what was acknowledged."""
     monkeypatch.setattr(reconcile_module, "MOST_OF_A_CRASH", 3)
     monkeypatch.setattr(reconcile_module, "BATCH", 2)
-    for number in range(4):
+    for number in range(3):
         assert bench.store(f"1.7.{number}") is Status.SUCCESS
-    with bench.engine.begin() as connection:
-        connection.execute(sa.delete(Instance))
+    assert bench.store("1.7.0", pixels=b"kept aside" * 10) is Status.SUCCESS
+    bench.write(sa.delete(Instance))
+    bench.write(sa.delete(Conflict))
     before = bench.files()
     assert reconcile(bench.engine, bench.archive, older_than_s=0) == []
     assert bench.files() == before
@@ -297,6 +312,22 @@ def test_a_file_that_vanished_before_its_row(bench: Bench, monkeypatch: pytest.M
     assert bench.all(Instance) == bench.all(Study) == []
     monkeypatch.undo()
     assert bench.store("1.5") is Status.SUCCESS
+
+
+def test_a_file_that_vanished_before_it_replaced_another(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a new instance: 0xA700, and the row still names the bytes that are there."""
+    bench = Bench(tmp_path, url, "replace")
+    assert bench.store("1.5") is Status.SUCCESS
+    before = bench.all(Instance)
+    monkeypatch.setattr(bench.archive, "exists", lambda _path: False)
+    assert bench.store("1.5", pixels=b"other " * 20) is Status.OUT_OF_RESOURCES
+    assert (bench.all(Instance), bench.all(Conflict)) == (before, [])
+    monkeypatch.undo()
+    assert bench.store("1.5", pixels=b"other " * 20) is Status.SUCCESS
+    assert bench.all(Instance)[0].sha256 != before[0].sha256
+    bench.engine.dispose()
 
 
 def test_an_error_of_ours_is_a_failure_to_the_sender(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
