@@ -37,12 +37,27 @@ def test_twelve_bit_images_with_an_offset_are_left_alone() -> None:
     assert hu([[3096, 24]], description(bits=12)) == [[2072, -1000]]
 
 
+def test_only_twelve_bit_unsigned_images_wrapped_around() -> None:
+    """Signed ones hold air, and 16 bits hold metal of 4000 HU."""
+    assert hu([[-1500, 40]], description(bits=12, signed=True, intercept=0)) == [[AIR_HU, 40]]
+    assert hu([[4000, 40]], description(intercept=0)) == [[4000, 40]]
+
+
+@pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("written", [-1500, 64036])
-def test_padding_reads_as_air_in_either_sign(written: int) -> None:
+def test_padding_reads_as_air_in_either_sign(written: int, signed: bool) -> None:
     """US and SS are mixed up in real files: 64036 is -1500 in 16 bits."""
-    ds = description(signed=True, intercept=0)
+    ds = description(signed=signed, intercept=0)
     ds.add_new("PixelPaddingValue", "US" if written > 0 else "SS", written)
-    assert hu([[-1500, 40]], ds) == [[AIR_HU, 40]]
+    assert hu([[-1500 if signed else 64036, 40]], ds) == [[AIR_HU, 40]]
+
+
+@pytest.mark.parametrize("stored", [524, 4024])
+def test_padding_that_is_no_tissue_counts_everywhere(stored: int) -> None:
+    """By what it means and not by how it is stored: -500 and 3000 HU, also in the middle of a head."""
+    ds = description()
+    ds.PixelPaddingValue = stored
+    assert hu([[1060, 1060, 1060], [1060, stored, 1060], [1060, 1060, 1060]], ds)[1] == [36, AIR_HU, 36]
 
 
 def test_a_range_of_padding_reads_as_air() -> None:
@@ -54,11 +69,11 @@ def test_a_range_of_padding_reads_as_air() -> None:
 
 def test_padding_that_equals_a_tissue_value_counts_only_where_it_joins_the_border() -> None:
     """Padding 0 with intercept 0 is water, too: a ventricle must not become air."""
-    values = [[0, 9, 9, 9, 9], [9, 9, 9, 9, 9], [9, 9, 0, 9, 9], [9, 9, 9, 9, 9], [9, 9, 9, 9, 9]]
+    values = [[0, 9, 9, 9, 9], [9, 9, 9, 9, 0], [9, 9, 0, 9, 9], [0, 9, 9, 9, 9], [9, 9, 0, 9, 9]]
     ds = description(signed=True, intercept=0)
     ds.PixelPaddingValue = 0
     result = hu(values, ds)
-    assert result[0][0] == AIR_HU
+    assert result[0][0] == result[1][4] == result[3][0] == result[4][2] == AIR_HU
     assert result[2][2] == 0
 
 

@@ -50,7 +50,8 @@ def test_protocols_of_two_spacings_have_no_gap() -> None:
 
 def test_thick_slices_far_apart_by_design_have_no_gap() -> None:
     """A larger step that the slices' own thickness covers (10 mm slices among 5 mm ones)."""
-    assert not has_gap([5.0, 5.0, 8.0, 5.0, 5.0], [5.0, 5.0, 6.0, 6.0, 5.0, 5.0])
+    assert not has_gap([5.0, 5.0, 8.5, 5.0, 5.0], [5.0, 5.0, 5.0, 6.0, 5.0, 5.0])
+    assert not has_gap([8.0] * 12, [5.0] * 13)
 
 
 def test_overlapping_and_jittering_slices_have_no_gap() -> None:
