@@ -105,6 +105,21 @@ def listening(house: House, port: int = 0) -> Iterator[int]:
         listener.stop(1.0)
 
 
+def test_a_destination_answers_for_itself_alone(make_house: Make) -> None:
+    """The same results went to two: that one keeps them says nothing of the other."""
+    one, other = "one", "other"
+    house = make_house("".join(impatient_destination(9, name) + COMMIT for name in (one, other)))
+    house.finish(house.claimed())
+    for due in (due for name in (one, other) for due in deliveries.claim_due(house.database, name, lease_s=60)):
+        deliveries.sent(house.database, due, status="0x0000", confirm=True)
+    asked = commitments.claim_due(house.database, one, lease_s=60)
+    commitments.begin(house.database, one, asked, transaction_uid="2.25.5", timeout_s=60)
+    kept = tuple(Reference(item.sop_class_uid, item.sop_instance_uid) for item in asked)
+    assert commitments.report(house.database, Report("2.25.5", kept), config=house.config) is Known.OPEN
+    assert len(kept) == 2
+    assert {(row.destination, row.state) for row in house.all(Delivery)} == {(one, COMMITTED), (other, SENT)}
+
+
 def test_a_report_on_the_same_association_ends_the_job(make_house: Make) -> None:
     """Both results in one transaction; the history, the ledger and the job say that it is done."""
     with CommittingPacs() as pacs:
