@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ml.inference.lesions import find_lesions, side_of
-from ml.inference.midline import find_midline, points_lps
+from ml.inference.midline import find_midline
+from ml.inference.pose import points_lps
 from ml.prediction import Side
 from ml.training.paint import paint_bleeds
 from ml.volume import FloatArray, Geometry, Volume
