@@ -76,22 +76,26 @@ def _series_description(session: Session, job: Job) -> str:
 
 
 def _put_out(session: Session, ranked: Sequence[Sequence[Result]], *, destination: str) -> None:
-    """A row for each object of each form of one kind. What was sent before is not sent again, in whatever form."""
+    """A row for each object of each form of one kind. Of what arrived before no other form is sent, only its rest."""
     ids = [result.id for form in ranked for result in form]
     rows = sa.select(Delivery).where(Delivery.result_id.in_(ids), Delivery.destination == destination)
     existing = {delivery.result_id: delivery for delivery in session.scalars(rows)}
-    if any(delivery.state in ARRIVED for delivery in existing.values()):
-        return
-    for rank, result in ((rank, result) for rank, form in enumerate(ranked) for result in form):
-        delivery = existing.get(result.id)
-        if delivery is None:
-            state = DeliveryState.SPARE if rank else DeliveryState.PENDING
-            session.add(
-                Delivery(result_id=result.id, destination=destination, state=state, rank=rank, created_at=now())
-            )
-        elif delivery.state is DeliveryState.CANCELLED:
-            delivery.rank = rank
-            _start_again(delivery, spare=rank > 0)
+    there = {result_id for result_id, delivery in existing.items() if delivery.state in ARRIVED}
+    for rank, form in enumerate(ranked):
+        begun = any(result.id in there for result in form)
+        if there and not begun:
+            continue
+        spare = rank > 0 and not begun
+        for result in form:
+            delivery = existing.get(result.id)
+            if delivery is None:
+                state = DeliveryState.SPARE if spare else DeliveryState.PENDING
+                session.add(
+                    Delivery(result_id=result.id, destination=destination, state=state, rank=rank, created_at=now())
+                )
+            elif delivery.state is DeliveryState.CANCELLED:
+                delivery.rank = rank
+                _start_again(delivery, spare=spare)
 
 
 def destinations_for(

@@ -258,8 +258,11 @@ def test_a_result_is_not_sent_again_for_ever(make_small_house: Make) -> None:
         assert states(house) == [DEAD, COMMITTED]
         assert pacs.held[uid] == 3
         assert "given up after 2 further rounds" in house.all(Delivery)[0].last_error
-        pacs.failures = {}
         assert deliveries.restart(house.database) == 1
+        send(house)
+        confirm(house)
+        assert states(house) == [PENDING, COMMITTED], "its rounds begin anew too"
+        pacs.failures = {}
         send(house)
         confirm(house)
     assert states(house) == [COMMITTED] * 2
@@ -381,6 +384,17 @@ def test_a_pacs_that_is_away_is_asked_again(make_small_house: Make) -> None:
     assert rows[0].confirm_at > now() - timedelta(seconds=1)
     confirm(house, later_s=house.config.delivery.give_up_after_s + 1)
     assert states(house) == [DEAD] * 2
+
+
+def test_a_pacs_that_came_back_is_asked_and_not_only_looked_at(make_small_house: Make) -> None:
+    """No request got through before: what C-FIND shows is less than the word that it is kept."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_small_house, pacs)
+    confirm(house)
+    with CommittingPacs(held=pacs.held) as pacs:
+        house.config = make_small_house(TIMES + destination(pacs.port) + COMMIT + confirmation()).config
+        confirm(house, later_s=10)
+    assert {row.committed_by for row in house.all(Delivery)} == {"report"}
 
 
 def test_a_destination_that_no_longer_confirms_leaves_it_at_sent(make_small_house: Make) -> None:

@@ -17,10 +17,11 @@ from dicom_node.config_sections import DeliveryConfig
 from dicom_node.db import now
 from dicom_node.deliveries import DueDelivery
 from dicom_node.fallback import Fallback
-from dicom_node.states import DeliveryState, JobState
+from dicom_node.jobs import ClaimedJob
+from dicom_node.states import DeliveryState, JobState, ResultKind
 from dicom_node.tables import Delivery, Result
 from dicom_node.transport import later, never
-from tests.dicom_node.house import House, head_ct
+from tests.dicom_node.house import House, head_ct, make_config
 
 DESTINATION = '[[delivery.destination]]\nname = "{0}"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 9\n'
 PACS = DESTINATION.format("pacs")
@@ -252,6 +253,21 @@ def test_spare_and_refused_forms_of_a_replaced_result_stay_unsent(make_house: Ca
     assert [due.form for due in claim(house)] == ["seg-labelmap", "sr-3d"]
 
 
+def test_what_is_wanted_again_follows_the_preference_of_now(make_house: Callable[..., House]) -> None:
+    """It was withdrawn, and the profile has changed its mind meanwhile: of a kind one form is sent, the other spare."""
+    house = make_house(NEW_FORMS)
+    job = house.claimed()
+    house.finish(job, state=JobState.REJECTED)
+    swapped = NEW_FORMS.replace('"seg-labelmap", "seg-binary"', '"seg-binary", "seg-labelmap"')
+    for name in ("otherwise", ""):
+        house.config = make_config(house.folder, house.config.database.url, swapped)
+        jobs.retry(house.database, job.id)
+        house.finish(house.claimed(job.id), state=JobState.REJECTED, name=name)
+    first, report = claim(house)
+    assert [first.form, report.form] == ["seg-binary", "sr-3d"]
+    assert refuse(house, first) == Fallback("seg-labelmap", frozenset({report.id}))
+
+
 def test_what_a_retry_makes_again_is_not_sent_again_in_another_form(make_house: Callable[..., House]) -> None:
     """The same results: the PACS has one segmentation and keeps one."""
     house = make_house(NEW_FORMS)
@@ -266,6 +282,44 @@ def test_what_a_retry_makes_again_is_not_sent_again_in_another_form(make_house: 
     house.finish(house.claimed(job.id), state=JobState.REJECTED)
     assert variants(house) == before
     assert claim(house) == []
+
+
+def test_what_arrived_in_one_form_is_not_sent_in_another_when_it_is_wanted_again(
+    make_house: Callable[..., House],
+) -> None:
+    """Another outcome came between, and withdrew what had been refused: there is one segmentation in the PACS still."""
+    house = make_house(NEW_FORMS)
+    job = house.claimed()
+    house.finish(job, state=JobState.REJECTED)
+    refuse(house, claim(house)[0])
+    for due in claim(house):
+        deliveries.sent(house.database, due, status="0x0000")
+    for name in ("otherwise", ""):
+        jobs.retry(house.database, job.id)
+        house.finish(house.claimed(job.id), state=JobState.REJECTED, name=name)
+    assert claim(house) == []
+    assert sum(state is DeliveryState.SENT for state in states(house)) == 2
+
+
+PAGES = f'{PACS}profile = "pages"\n[[results.profile]]\nname = "pages"\nseg = []\nsr = []\nsc = ["sc"]\n'
+
+
+def say(house: House, job: ClaimedJob, *what: str) -> None:
+    """The job ends with these pages: one form of several objects."""
+    (variant,) = (one for one in house.config.wanted() if one.kind is ResultKind.SC)
+    house.finish(job, state=JobState.REJECTED, results=tuple(house.result(variant, page) for page in what))
+
+
+def test_pages_that_were_withdrawn_are_sent_when_the_same_is_said_again(make_house: Callable[..., House]) -> None:
+    """The PACS has one page of three, as another outcome came between: half a summary says something else."""
+    house = make_house(PAGES)
+    job = house.claimed()
+    say(house, job, "a1", "a2", "a3")
+    deliveries.sent(house.database, claim(house)[0], status="0x0000")
+    for said in (["b1"], ["a1", "a2", "a3"]):
+        jobs.retry(house.database, job.id)
+        say(house, house.claimed(job.id), *said)
+    assert states(house) == [DeliveryState.SENT, *[DeliveryState.PENDING] * 2, DeliveryState.CANCELLED]
 
 
 ROUTES = (
