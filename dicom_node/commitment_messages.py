@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 USABLE_UID = re.compile(r"[0-9][0-9.]{0,63}")
@@ -102,7 +103,7 @@ def report_dataset(report: Report) -> Dataset:
 
 def read_request(dataset: Dataset) -> Request:
     """What came in an N-ACTION. Raises NotCommitment."""
-    references = tuple(_references(dataset, "ReferencedSOPSequence"))
+    references = tuple(_reference(item) for item in _items(dataset, "ReferencedSOPSequence"))
     if not references:
         raise NotCommitment("no Referenced SOP Sequence")
     return Request(_transaction_uid(dataset), references)
@@ -110,12 +111,10 @@ def read_request(dataset: Dataset) -> Request:
 
 def read_report(dataset: Dataset) -> Report:
     """What came in an N-EVENT-REPORT. Raises NotCommitment."""
-    failed = dataset.get("FailedSOPSequence") or []
-    reasons = [int(item.get("FailureReason") or FailureReason.PROCESSING_FAILURE) for item in failed]
     return Report(
         _transaction_uid(dataset),
-        tuple(_references(dataset, "ReferencedSOPSequence")),
-        tuple(zip(_references(dataset, "FailedSOPSequence"), reasons, strict=True)),
+        tuple(_reference(item) for item in _items(dataset, "ReferencedSOPSequence")),
+        tuple((_reference(item), _reason(item)) for item in _items(dataset, "FailedSOPSequence")),
     )
 
 
@@ -147,12 +146,24 @@ def _item(reference: Reference) -> Dataset:
     return item
 
 
-def _references(dataset: Dataset, keyword: str) -> Iterable[Reference]:
-    for item in dataset.get(keyword) or []:
-        uids = item.get("ReferencedSOPClassUID"), item.get("ReferencedSOPInstanceUID")
-        if not all(uids):
-            raise NotCommitment("a reference without class or instance UID")
-        yield Reference(str(uids[0]), str(uids[1]))
+def _items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
+    items = dataset.get(keyword) or ()
+    if items and not isinstance(items, Sequence):
+        raise NotCommitment(f"its {keyword} is no sequence")
+    return items
+
+
+def _reference(item: Dataset) -> Reference:
+    uids = item.get("ReferencedSOPClassUID"), item.get("ReferencedSOPInstanceUID")
+    if not all(uids):
+        raise NotCommitment("a reference without class or instance UID")
+    return Reference(str(uids[0]), str(uids[1]))
+
+
+def _reason(item: Dataset) -> int:
+    """Failure Reason; what is none says no more than that it failed."""
+    reason = item.get("FailureReason")
+    return int(reason) if isinstance(reason, int) and 0 < reason <= 0xFFFF else FailureReason.PROCESSING_FAILURE
 
 
 def _transaction_uid(dataset: Dataset) -> str:
