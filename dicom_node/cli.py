@@ -26,11 +26,11 @@ from dicom_node.archive import FolderArchive
 from dicom_node.cli_output import cell, console, print_done, print_json, print_list, print_rows
 from dicom_node.config import Config, load_config
 from dicom_node.config_peers import DestinationConfig, TlsConfig
-from dicom_node.config_sections import MOST_DAYS
 from dicom_node.conformance import statement
 from dicom_node.db import Database, make_engine
 from dicom_node.eligibility import explain
 from dicom_node.errors import ConfigError, DeliveryError, NodeError, NotFound, NotPossible
+from dicom_node.section import MOST_DAYS
 from dicom_node.states import DeliveryState, JobState
 from dicom_node.transport import Answer, Outgoing, outgoing
 from dicom_node.transports import transport_of

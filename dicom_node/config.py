@@ -122,7 +122,7 @@ def load_config(path: Path | None = None) -> Config:
             raise ConfigError(f"{chosen}: there is no such file")
         return parse_config("", source="defaults", base=Path.cwd())
     try:
-        text = chosen.read_text(encoding="utf-8")
+        text = chosen.read_text(encoding="utf-8-sig")  # editors of Windows put a byte order mark first
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{chosen}: cannot be read as UTF-8 text: {type(error).__name__}") from error
     return parse_config(text, source=str(chosen), base=chosen.resolve().parent)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from dicom_node.config_peers import DestinationConfig, PeerConfig, TlsConfig, ae_title, with_certificate
 from dicom_node.profiles import ProfileConfig
-from dicom_node.section import Section
+from dicom_node.section import MOST_DAYS, Section
 from dicom_node.states import ResultKind
 
 
@@ -220,10 +220,6 @@ class ConfirmationConfig(Section):
     report_wait_s: float = Field(default=2.0, ge=0)
     report_timeout_s: float = Field(default=600.0, gt=0)
     max_rounds: int = Field(default=3, ge=0)
-
-
-MOST_DAYS = 36_500
-"""Of retention: a century. Further back the calendar ends, and no time can be told to be older."""
 
 
 class RetentionConfig(Section):

@@ -100,6 +100,8 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
         ("[completion]\nquiet_s = -1", "c.toml:2: completion.quiet_s: Input should be greater than 0"),
         ("[completion]\nquiet_s = inf", "c.toml:2: completion.quiet_s: Input should be a finite number"),
         ("[completion]\nquiet_s = nan", "c.toml:2: completion.quiet_s: Input should be a finite number"),
+        ("[worker]\n\nlease_s = 1e12", "c.toml:3: worker.lease_s: longer than a century; a number of"),
+        ("[delivery]\nretry_longest_s = 3153600001", "c.toml:2: delivery.retry_longest_s: longer than a century"),
         ("[worker]\ndevice = 'gpu'", "c.toml:2: worker.device: Input should be 'auto', 'cpu' or 'cuda'"),
         ("node = 3", "c.toml:1: node: Input should be a valid dictionary"),
         ("[node]\nae_title = 'SEVENTEEN LETTERS'", "c.toml:2: node.ae_title: an AE title has 1 to 16"),
@@ -263,6 +265,16 @@ def test_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "latin.toml").write_bytes(b"[node]\ninstitution_name = '\xe9'")
     with pytest.raises(ConfigError, match="cannot be read as UTF-8"):
         load_config(tmp_path / "latin.toml")
+
+
+def test_a_file_that_an_editor_of_windows_saved_is_read(tmp_path: Path) -> None:
+    """It begins with a byte order mark; lines are counted as without it."""
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xef\xbb\xbf[node]\r\nae_title = 'A'\r\n")
+    assert load_config(path).node.ae_title == "A"
+    path.write_bytes(b"\xef\xbb\xbf[node]\r\nae_titel = 'A'\r\n")
+    with pytest.raises(ConfigError, match=r"config\.toml:2: unknown key 'node\.ae_titel'"):
+        load_config(path)
 
 
 def test_the_digest_follows_what_can_change_a_result_and_nothing_else() -> None:
