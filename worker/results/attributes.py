@@ -13,10 +13,12 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from worker.results.codes import coded
 from worker.results.files import through_bytes
-from worker.results.identity import copy_identity, set_character_set
+from worker.results.identity import copy_identity, set_character_set, valid_element
 from worker.results.uids import IMPLEMENTATION_CLASS_UID, INSTANCE_CREATOR_UID, form_uid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dicom_node.result_forms import Form
     from worker.results.context import ResultContext
 
@@ -41,13 +43,30 @@ def blank_header(header: Dataset) -> Dataset:
         setattr(blank, keyword, "")
     for keyword in (
         "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "Rows",
-        "Columns", "FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient",
-        "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "LossyImageCompression",
-        "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+        "Columns", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+        "SliceThickness",
     ):  # fmt: skip
         if keyword in header and not header[keyword].is_empty:
             blank[keyword] = copy.deepcopy(header[keyword])  # setting a value later must not reach the source
+    _copy_valid(header, blank, ["PositionReferenceIndicator"])
+    copy_lossy(header, blank)
     return blank
+
+
+def copy_lossy(header: Dataset, target: Dataset) -> None:
+    """Whether the source was compressed with losses, and how, where it says so: what is made of it was too."""
+    said = valid_element(header, "LossyImageCompression")
+    target.LossyImageCompression = "01" if said is not None and said.value == "01" else "00"
+    if target.LossyImageCompression == "01":
+        _copy_valid(header, target, ["LossyImageCompressionRatio", "LossyImageCompressionMethod"])
+
+
+def _copy_valid(header: Dataset, target: Dataset, keywords: Iterable[str]) -> None:
+    """What is valid of it: the rest would make the object invalid."""
+    for keyword in keywords:
+        element = valid_element(header, keyword)
+        if element is not None:
+            setattr(target, keyword, copy.deepcopy(element.value))
 
 
 def new_object(context: ResultContext, header: Dataset, *, form: Form, number: int, refers_to: str = "") -> Dataset:
@@ -89,8 +108,11 @@ def finish(ds: Dataset, context: ResultContext, header: Dataset, *, form: Form) 
     ds.ManufacturerModelName = context.equipment.model_name
     ds.DeviceSerialNumber = context.equipment.serial_number
     algorithm = _algorithm(context, time)
-    if institution := context.equipment.institution_name or header.get("InstitutionName"):
-        ds.InstitutionName = algorithm.InstitutionName = institution
+    if context.equipment.institution_name:
+        ds.InstitutionName = algorithm.InstitutionName = context.equipment.institution_name
+    else:
+        for one in (ds, algorithm):
+            _copy_valid(header, one, ["InstitutionName"])
     ds.ContentQualification = context.content_qualification
     ds.ContributingEquipmentSequence = [*_scanner(header), algorithm]
     ds.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
@@ -115,14 +137,10 @@ def _software_versions(context: ResultContext) -> list[str]:
 
 def _scanner(header: Dataset) -> list[Dataset]:
     """Item for the scanner (109101), or nothing where the source names no manufacturer (type 1 here)."""
-    if not header.get("Manufacturer"):
-        return []
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [coded("acquisition_equipment")]
-    for keyword in _SCANNER_TEXTS:
-        if header.get(keyword):
-            setattr(item, keyword, header[keyword].value)
-    return [item]
+    _copy_valid(header, item, _SCANNER_TEXTS)
+    return [item] if "Manufacturer" in item else []
 
 
 def _algorithm(context: ResultContext, time: datetime) -> Dataset:

@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from worker.results.attributes import finish, new_object
+from worker.results.attributes import copy_lossy, finish, new_object
 from worker.results.codes import coded
 from worker.results.pages import draw_pages, draw_rejection
 
@@ -60,10 +60,7 @@ def _image(
     ds.SourceImageSequence = [_reference(one) for one in sources]
     if not ds.SourceImageSequence:
         del ds.SourceImageSequence
-    ds.LossyImageCompression = header.get("LossyImageCompression") or "00"
-    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if ds.LossyImageCompression == "01" and header.get(keyword):
-            ds[keyword] = header[keyword]
+    copy_lossy(header, ds)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.Rows, ds.Columns = page.height, page.width
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map
 from pydicom import DataElement, config
 from pydicom.charset import convert_encodings
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.valuerep import VR, validate_value
 
@@ -97,6 +97,22 @@ def usable(element: DataElement | None) -> bool:
     except (ValueError, TypeError):
         return False
     return element.keyword != "PatientSex" or str(element.value) in _SEXES
+
+
+def valid_element(ds: Dataset, keyword: str) -> DataElement | None:
+    """The element, or None unless it has as many values as it may have, each of the form of its value representation.
+
+    For what need not be there: a text that is too long is none.
+    """
+    element = decoded_element(ds, keyword)
+    if element is None or not usable(element) or (element.VM > 1 and dictionary_VM(element.tag) == "1"):
+        return None
+    try:
+        for value in element.value if element.VM > 1 else [element.value]:
+            validate_value(element.VR, str(value), config.RAISE)
+    except ValueError:
+        return None
+    return element
 
 
 def decoded_element(ds: Dataset, keyword: str) -> DataElement | None:
