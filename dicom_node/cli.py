@@ -337,7 +337,7 @@ def _send_to(config: Config, *, host: str, port: int, called: str, calling: str)
 
 
 def _dicom_files(folder: Path) -> tuple[list[Outgoing], int]:
-    """Part 10 files of objects below a folder, and how many files were something else (a DICOMDIR is no object)."""
+    """DICOM files of objects below a folder, and how many files were something else (a DICOMDIR is no object)."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
     files: list[Outgoing] = []
     for path in paths:

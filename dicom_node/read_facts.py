@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.dataset_walk import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -22,7 +22,7 @@ from dicom_node.dataset_walk import (
     walk,
 )
 from dicom_node.facts import InstanceFacts
-from dicom_node.part10 import HEAD_BYTES
+from dicom_node.part10 import HEAD_BYTES, PREAMBLE_BYTES, begins_with_data, begins_with_meta
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,12 +163,17 @@ def map_file(file: BinaryIO) -> mmap.mmap:
 
 def read_file_head(data: mmap.mmap | bytes) -> tuple[str, int]:
     """Transfer Syntax UID of a DICOM file and where its dataset begins. Raises NotADataset."""
-    if bytes(data[128:132]) != b"DICM":
-        raise NotADataset("not a DICOM file: no DICM after the preamble")
-    if len(data) < HEAD_BYTES or bytes(data[132:140]) != b"\x02\0\0\0UL\x04\0":
+    begins = bytes(data[:PREAMBLE_BYTES])
+    if begins[128:] != b"DICM" and begins_with_data(begins):
+        return (ExplicitVRLittleEndian if begins[4:6].isalpha() else ImplicitVRLittleEndian), 0
+    first = PREAMBLE_BYTES if begins[128:] == b"DICM" else 0
+    if first == 0 and not begins_with_meta(begins):
+        raise NotADataset("not a DICOM file: neither a preamble nor a first element")
+    rest = first + HEAD_BYTES - PREAMBLE_BYTES
+    if len(data) < rest or bytes(data[first : first + 8]) != b"\x02\0\0\0UL\x04\0":
         raise NotADataset("the file meta information does not begin with its group length")
-    start = HEAD_BYTES + int(struct.unpack_from("<L", data, 140)[0])
-    meta = bytes(data[HEAD_BYTES:start])
+    start = rest + int(struct.unpack_from("<L", data, rest - 4)[0])
+    meta = bytes(data[rest:start])
     for element in walk(meta, ExplicitVRLittleEndian):
         if element.tag == 0x00020010:
             return meta[element.offset : element.offset + element.length].rstrip(b"\0 ").decode(

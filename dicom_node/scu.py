@@ -25,6 +25,7 @@ from dicom_node.config_peers import DestinationConfig, TlsConfig
 from dicom_node.config_sections import NodeConfig
 from dicom_node.errors import ClassesRefused, DestinationRefused, DestinationUnavailable
 from dicom_node.judgement import hexadecimal, hint
+from dicom_node.part10 import read_file
 from dicom_node.transport import Answer, Outgoing, always, later, never
 
 NO_CONTEXT = 0x0122
@@ -140,10 +141,10 @@ def _send_one(assoc: Association, file: Outgoing) -> Answer:
     if (UID(file.sop_class_uid), UID(file.transfer_syntax_uid)) not in accepted:
         return _no_context(file)
     try:
-        response = assoc.send_c_store(file.path)
+        response = assoc.send_c_store(read_file(file.path))
     except RuntimeError:  # pynetdicom: the association ended between the look above and the sending
         return later(file.key, None, "the association was lost before this file")
-    except (ValueError, AttributeError, OSError, InvalidDicomError) as error:
+    except (ValueError, AttributeError, EOFError, OSError, InvalidDicomError) as error:
         return never(file.key, None, f"cannot be sent: {type(error).__name__}")
     return judge(file.key, int(response.Status) if "Status" in response else None)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import pydicom
 from pydicom.errors import InvalidDicomError
 
 from dicom_node.config_peers import DestinationConfig
 from dicom_node.config_sections import NodeConfig
 from dicom_node.errors import DestinationRefused
+from dicom_node.part10 import read_file
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,13 @@ class Transport(Protocol):
 
 
 def outgoing(key: int, path: Path) -> Outgoing:
-    """Read what must be negotiated for a Part 10 file. Raises DestinationRefused when it is not one."""
+    """Read what must be negotiated for a DICOM file. Raises DestinationRefused when it is none."""
     try:
-        meta = pydicom.dcmread(path, specific_tags=[], stop_before_pixels=True).file_meta
-        return Outgoing(key, path, str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
+        ds = read_file(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
+        sop_class_uid = ds.file_meta.get("MediaStorageSOPClassUID") or ds.SOPClassUID
+        return Outgoing(key, path, str(sop_class_uid), str(ds.file_meta.TransferSyntaxUID))
     except (InvalidDicomError, AttributeError, EOFError, ValueError) as error:
-        raise DestinationRefused(f"{path.name} is not a DICOM file with file meta information") from error
+        raise DestinationRefused(f"{path.name} is not a DICOM file that says its class") from error
 
 
 def always(_key: int) -> bool:

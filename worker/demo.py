@@ -34,6 +34,7 @@ from dicom_node.config_peers import DestinationConfig
 from dicom_node.config_sections import ListenerConfig
 from dicom_node.db import Database, make_engine
 from dicom_node.errors import DeliveryError, NotFound
+from dicom_node.part10 import read_file
 from dicom_node.states import DeliveryState, JobState
 from dicom_node.tables import PICTURE
 from dicom_node.transport import Answer, Outgoing, outgoing
@@ -97,11 +98,9 @@ def _read_study(folder: Path) -> StudyToSend | None:
     not_dicom = 0
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            uid = str(
-                pydicom.dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True).StudyInstanceUID
-            )
+            uid = str(read_file(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True).StudyInstanceUID)
             files.append(outgoing(len(files), path))
-        except (InvalidDicomError, AttributeError, DeliveryError):
+        except (InvalidDicomError, AttributeError, EOFError, ValueError, DeliveryError):
             not_dicom += 1
             continue
         uids[uid] = uids.get(uid, 0) + 1

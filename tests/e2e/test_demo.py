@@ -52,7 +52,9 @@ def test_a_folder_without_dicom_is_named_as_it_is(tmp_path: Path) -> None:
 def test_a_study_with_a_gap_ends_with_exit_3_and_an_sr(tmp_path: Path) -> None:
     """The reason is in the summary and on the screen; there is no SEG, also not that of an earlier run."""
     ct_series(tmp_path / "study", slices=24)
-    sorted((tmp_path / "study").iterdir())[11].unlink()
+    files = sorted((tmp_path / "study").iterdir())
+    files[11].unlink()
+    files[3].write_bytes(files[3].read_bytes()[132:])  # as old archives leave it, without preamble
     (tmp_path / "study" / "README.txt").write_text("not DICOM")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "seg.dcm").write_text("of an earlier run")
