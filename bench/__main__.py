@@ -18,18 +18,24 @@ BENCHMARKS = {
     "the default bundle on two real heads, as they are and with blood painted in": "real_heads.py",
     "one study of 32 slices: seconds by stage, and what the node adds": "stages.py",
 }
+WRONG_USAGE = 2
 
 
 def main() -> int:
-    """Run those that were named, or all. The number that failed."""
-    wanted = sys.argv[1:]
+    """Run those that were named by a part of their name, or all. 1 when one failed, 2 when there is none to run."""
+    wanted = sys.argv[1:] or [""]
+    unknown = [word for word in wanted if not any(word in script for script in BENCHMARKS.values())]
+    if unknown:
+        there_are = ", ".join(BENCHMARKS.values())
+        print(f"no benchmark is called {', '.join(unknown)}; there are {there_are}", file=sys.stderr)
+        return WRONG_USAGE
     failed = 0
     for title, script in BENCHMARKS.items():
-        if wanted and not any(word in script for word in wanted):
+        if not any(word in script for word in wanted):
             continue
         print(f"\n== {title} ({script})", flush=True)
         failed += subprocess.call([sys.executable, str(Path(__file__).parent / script)]) != 0
-    return failed
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -156,6 +156,14 @@ def test_every_command_starts_and_explains_itself(command: list[str], tmp_path: 
     assert "usage" in done.stdout.lower()
 
 
+def test_a_benchmark_that_there_is_not_is_wrong_usage() -> None:
+    """Nothing runs, and it says what could."""
+    command = [sys.executable, "-m", "bench", "ingset"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no benchmark is called ingset; there are ingest.py, engines.py" in done.stderr
+
+
 def test_the_node_and_the_torch_free_parts_of_ml_load_no_torch() -> None:
     """A listener starts in a second and needs no gigabytes; the contract is checked at run time too."""
     script = f"import sys, {', '.join(TORCH_FREE)}; sys.exit('torch' in sys.modules or 'openvino' in sys.modules)"
