@@ -324,7 +324,7 @@ def _send_to(config: Config, *, host: str, port: int, called: str, calling: str)
     tls = TlsConfig() if host or port else config.listener.tls
     try:
         return DestinationConfig(
-            name="send",
+            name="the node" if not (host or port) else "the peer",
             ae_title=called or config.node.ae_title,
             host=host or config.listener.host,
             port=port or config.listener.port,

@@ -191,7 +191,8 @@ def _not_established(
     if rejections:
         question = f"; does it know our AE title {assoc.requestor.ae_title!r} and this address?"
         return DestinationUnavailable(f"{name_of(destination)} rejected the association: {rejections[0]}{question}")
-    return DestinationUnavailable(f"no association with {name_of(destination)}: connection refused, lost or timed out")
+    why = "connection refused, lost or timed out; does it run, and is this its address?"
+    return DestinationUnavailable(f"no association with {name_of(destination)}: {why}")
 
 
 def name_of(destination: DestinationConfig) -> str:

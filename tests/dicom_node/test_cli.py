@@ -324,6 +324,15 @@ def test_send_and_echo_reach_a_real_peer(run: Run, storescp: StoreScp, tmp_path:
     assert run("send", tmp_path / "ct" / "README", *to).code == 1
 
 
+def test_send_says_what_to_look_at_when_nobody_is_there(run: Run, tmp_path: Path) -> None:
+    """Whom it called, and where."""
+    write(ct_series(slices=1, rows=4, columns=4), tmp_path)
+    done = run("send", tmp_path, "--port", free_port(), "--called", "PACS")
+    assert done.code == 1
+    assert "no association with the peer (PACS at 127.0.0.1:" in done.err
+    assert "does it run, and is this its address?" in done.err
+
+
 @pytest.mark.peer("dcmtk")
 def test_echo_says_who_answers(run: Run, house: House) -> None:
     """Exit 1 as long as one does not."""
