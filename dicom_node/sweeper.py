@@ -18,12 +18,14 @@ from dicom_node import broker, jobs
 from dicom_node.completion import Completion
 from dicom_node.config import Config
 from dicom_node.db import Database, now
+from dicom_node.set_back import shorten_waits
 
 log = structlog.get_logger()
 
 LOST_MESSAGE_S = 5.0
 """Each queued job whose message was sent this long ago should have it waiting in the broker; if not, some are lost."""
 LEASE_CHECK_S = 1.0
+SET_BACK_CHECK_S = 60.0
 AFTER_FAULT_S = 1.0
 
 
@@ -36,11 +38,16 @@ class Sweeper:
         self._celery = celery
         self._completion = Completion(database, config)
         self._next_repair = 0.0
+        self._next_shortening = 0.0
         self._clock_s = _clock_s()
 
     def sweep(self) -> None:
         """Complete studies and publish their jobs; now and then look for lost workers and lost messages."""
         self._publish(self._completion.sweep())
+        if time.monotonic() >= self._next_shortening:
+            self._next_shortening = time.monotonic() + SET_BACK_CHECK_S
+            if shortened := shorten_waits(self._database, self._config):
+                log.warning("the clock was set back: what waited for it waits no longer", rows=shortened)
         if time.monotonic() >= self._next_repair:
             self._next_repair = time.monotonic() + LEASE_CHECK_S
             if self._clock_jumped():
