@@ -11,8 +11,9 @@ import typer.core
 import typer.main
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from rich.console import Console
 
-from ml import cli, provenance
+from ml import cli, progress, provenance
 from ml.bundle import Bundle, write_bundle
 from ml.evaluation.records import read_records
 from tests.ml.data.conftest import WriteSeries, write_series
@@ -48,13 +49,14 @@ def test_predict_writes_the_files_of_its_contract(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """prediction.json and prob.npz, slices named by their SOP Instance UIDs; the bar is full in the end."""
+    """prediction.json and prob.npz, slices named by their SOP Instance UIDs; every slice is told of in the end."""
     write_bundle(tmp_path / "tiny", tiny_bundle.config, weights=tiny_bundle.weights, metrics={}, card="")
     folder = write_series()[0].parent
     (folder / "README.txt").write_text("beside the images")
     out = tmp_path / "out"
+    monkeypatch.setattr(progress, "errors", Console(stderr=True, force_terminal=False))
     assert run(monkeypatch, "predict", str(folder), "--out", str(out), "--bundle", str(tmp_path / "tiny")) == 0
-    assert "10/10" in capsys.readouterr().err
+    assert "analysing: 10 of 10" in capsys.readouterr().err
     answer = json.loads((out / "prediction.json").read_text())
     with np.load(out / "prob.npz") as file:
         saved = dict(file)
