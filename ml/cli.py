@@ -340,7 +340,7 @@ def _complain(text: str, colour: str) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of `ml` become one line and an exit code."""
+    """Run the command line; errors of `ml` and of files become one line and an exit code."""
     present_commit()
     try:
         app()
@@ -349,4 +349,9 @@ def main() -> None:
         sys.exit(REFUSED)
     except MlError as error:
         _complain(f"{error.code}: {error}", "red")
+        sys.exit(1)
+    except OSError as error:
+        if not error.filename:
+            raise
+        _complain(f"{error.strerror}: {error.filename}", "red")
         sys.exit(1)

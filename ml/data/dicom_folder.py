@@ -9,7 +9,7 @@ from pathlib import Path
 from ml.data.choice import Series, choose, describe
 from ml.data.part10 import begins_like_dicom, is_no_object
 from ml.data.refusals import refusal
-from ml.data.scanning import ImageFacts, scan
+from ml.data.scanning import ImageFacts, read_facts
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ def find_series(folder: Path) -> FoundSeries:
 
     Files that are no DICOM by name and content (a licence, a picture) do not count; a DICOM file that cannot be read
     does, because it may be a slice.
-    Raises UnreadableStudy with a code of `refusals`.
+    Raises UnreadableStudy with a code of `refusals`, and OSError where a file cannot be read now.
     """
-    facts = list(scan(_dicom_files(folder), workers=0))
+    facts = [read_facts(path) for path in _dicom_files(folder)]
     if not facts:
         raise refusal("NO_IMAGES")
     broken = sum(bool(one.fault) for one in facts)

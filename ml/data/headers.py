@@ -16,7 +16,7 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from ml.data.part10 import read_dataset
+from ml.data.part10 import is_of_the_disk, open_file, read_dataset
 from ml.data.refusals import refusal
 from ml.errors import UnreadableStudy
 from ml.volume import FloatArray
@@ -132,13 +132,15 @@ def check_consistent(headers: Sequence[SliceHeader]) -> None:
 
 
 def _parse(paths: Sequence[Path]) -> dict[Path, Dataset]:
-    """The files that can be parsed."""
+    """The files that can be parsed. Raises OSError: one that cannot be read now is no broken file."""
     datasets: dict[Path, Dataset] = {}
     for path in paths:
-        with path.open("rb") as file:  # a file that cannot be opened now is no broken file: OSError goes up
+        with open_file(path) as file:
             try:
                 ds = read_tags(file, KEYWORDS)
-            except Exception:  # noqa: BLE001, S112 (pydicom raises a dozen types on broken bytes; counted below)
+            except Exception as error:  # pydicom raises a dozen types on broken bytes; counted below
+                if is_of_the_disk(error):
+                    raise
                 continue
         datasets[path] = ds
     return datasets

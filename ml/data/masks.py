@@ -18,7 +18,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import pixel_array
 
 from ml.data.nifti import is_nifti, read_stack
-from ml.data.part10 import read_dataset
+from ml.data.part10 import open_file, read_dataset
 from ml.data.refusals import refusal
 from ml.labels import BLEED, WORDS, LabelArray, Subtype
 from ml.volume import FloatArray, Geometry
@@ -154,7 +154,7 @@ def _off(start: FloatArray) -> float:
 def read_seg(path: Path) -> list[Plane]:
     """The blood in a DICOM SEG, a plane for each frame; raises UnreadableStudy."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             ds = read_dataset(file)
         frames = np.atleast_3d(pixel_array(ds))
         if int(ds.get("NumberOfFrames", 1)) == 1:

@@ -7,6 +7,8 @@ scripts and old archives leave out the first two, or all three; then a file begi
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,9 +28,29 @@ def is_no_object(path: Path) -> bool:
     return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """To read; the OSErrors of disk and network drive say of which file."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        if is_of_the_disk(error):
+            error.filename = str(path)
+        raise
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether disk or network drive did not give the file, and another try may succeed.
+
+    What pydicom and decoders raise on broken bytes may be an OSError too, but has no number.
+    """
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def begins_like_dicom(path: Path) -> bool:
     """By content alone. Raises OSError."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(132)
     return start[128:] == b"DICM" or _begins_with_an_element(start)
 

@@ -16,7 +16,7 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 from scipy import ndimage
 
-from ml.data.part10 import read_dataset
+from ml.data.part10 import is_of_the_disk, open_file, read_dataset
 from ml.volume import HuArray
 
 AIR_HU = -1024.0
@@ -40,7 +40,7 @@ def decode_hu(path: Path) -> HuArray:
         UndecodablePixelsError: the file's content is broken, for good.
         OSError: the file cannot be read now; another try may succeed.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         try:
             ds = read_dataset(file)
             _refuse_cut_stream(ds)
@@ -51,6 +51,8 @@ def decode_hu(path: Path) -> HuArray:
         except UndecodablePixelsError:
             raise
         except Exception as error:  # decoders of five libraries raise whatever they like on broken streams
+            if is_of_the_disk(error):
+                raise
             raise UndecodablePixelsError(type(error).__name__) from error
 
 

@@ -28,6 +28,7 @@ from ml.data.manifest import (
 )
 from ml.data.parallel import map_in_processes
 from ml.data.readers import READERS, Options
+from ml.data.scanning import FAULTS
 from ml.data.shards import FACTS, has_exam, is_written, open_exam, write_exam
 from ml.data.sources import ExamSource
 from ml.errors import DataError, UnreadableStudy
@@ -35,8 +36,6 @@ from ml.files import remove_stale
 from ml.progress import Stage
 
 UNREADABLE = "unreadable.csv"
-DAMAGED = "NOT_DICOM"
-"""The code of files whose headers could not be read: damage, where other things are left out by choice."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def prepare_exams(preparation: Preparation, stage: Stage) -> Outcome:
     out = preparation.out
     total = _catalogue(preparation, stage)
     remove_stale(out)
-    unreadable = [row for row in read_left_out(out) if row.code == DAMAGED]
+    unreadable = [row for row in read_left_out(out) if row.code in FAULTS]
     counts = {"written": 0, "kept": 0, "failed": 0}
     tell = stage("decoding", total)
     work = partial(prepare_exam, root=preparation.root, out=out, preprocessing=preparation.preprocessing)

@@ -13,6 +13,7 @@ from pydicom.multival import MultiValue
 
 from ml.data.headers import read_tags
 from ml.data.parallel import map_in_processes
+from ml.data.part10 import is_of_the_disk, open_file
 
 CHUNK = 128
 """Files that one task reads."""
@@ -21,6 +22,9 @@ KEYWORDS = (
     *("SeriesDescription", "ConvolutionKernel", "ContrastBolusAgent", "SliceThickness"),
     *("ImagePositionPatient", "ImageOrientationPatient"),
 )
+
+FAULTS = frozenset(["NOT_DICOM", "FILE_UNREADABLE"])
+"""What is wrong with a file, or with the disk that did not give it."""
 
 Progress = Callable[[int], None]
 """Called with the number of files that were read."""
@@ -32,7 +36,8 @@ class ImageFacts:
 
     path: Path
     fault: str = ""
-    """Why the file is no readable DICOM."""
+    """Why the file could not be read; `fault_code` is one of FAULTS."""
+    fault_code: str = ""
     image: str = ""
     """SOP Instance UID."""
     study: str = ""
@@ -53,7 +58,7 @@ class ImageFacts:
 
 
 def scan(paths: Iterable[Path], *, workers: int, progress: Progress | None = None) -> Iterator[ImageFacts]:
-    """The facts of every file, in no order."""
+    """The facts of every file, in no order; a file that the disk does not give has a fault too."""
     waiting = iter(paths)
     chunks = iter(lambda: list(islice(waiting, CHUNK)), [])
     for facts in map_in_processes(_read_all, chunks, workers=workers, name=_name):
@@ -63,19 +68,27 @@ def scan(paths: Iterable[Path], *, workers: int, progress: Progress | None = Non
 
 
 def read_facts(path: Path) -> ImageFacts:
-    """The facts of one file."""
+    """The facts of one file. Raises OSError: one that cannot be read now is no broken file."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             ds = read_tags(file, KEYWORDS)
             return _facts(path, ds)
-    except OSError as error:
-        return ImageFacts(path, fault=f"cannot be opened: {type(error).__name__}")
-    except Exception as error:  # noqa: BLE001 (pydicom raises a dozen types on broken bytes)
-        return ImageFacts(path, fault=f"is no readable DICOM: {type(error).__name__}")
+    except Exception as error:  # pydicom raises a dozen types on broken bytes
+        if is_of_the_disk(error):
+            raise
+        return ImageFacts(path, fault=f"is no readable DICOM: {type(error).__name__}", fault_code="NOT_DICOM")
 
 
 def _read_all(paths: list[Path]) -> list[ImageFacts]:
-    return [read_facts(path) for path in paths]
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> ImageFacts:
+    """One file of many; the others must not wait for it."""
+    try:
+        return read_facts(path)
+    except OSError as error:
+        return ImageFacts(path, fault=f"cannot be read: {error.strerror}", fault_code="FILE_UNREADABLE")
 
 
 def _name(paths: list[Path]) -> str:

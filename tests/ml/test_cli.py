@@ -17,7 +17,7 @@ from ml import cli, progress, provenance
 from ml.bundle import Bundle, write_bundle
 from ml.evaluation.records import read_records
 from tests.ml.data.conftest import WriteSeries, write_series
-from tests.ml.data.disk import write_dicom
+from tests.ml.data.disk import fail_to_read, write_dicom
 
 __all__ = ["write_series"]
 
@@ -206,6 +206,17 @@ def test_an_error_is_one_line_with_the_path_as_it_is(
     assert told == [
         f"DATA_UNUSABLE: {folder} has no stage_2_train.csv: is this the folder of that data set? See docs/data.md"
     ]
+
+
+@pytest.mark.parametrize("name", ["slice.dcm", "slice"])
+def test_a_file_that_cannot_be_read_is_one_line_and_no_refusal(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever its name: nothing was found out about the exam."""
+    path = write_dicom(tmp_path / "series", series="1.2.3")[0].with_name(name)
+    fail_to_read(path)
+    assert run(monkeypatch, "predict", str(path.parent), "--out", str(tmp_path / "out")) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"Input/output error: {path}"
 
 
 @pytest.mark.parametrize("parts", [["train=80%"], ["train=nan"], ["train=0"], ["a=1", "a=2"], ["../a=1"], ["train"]])

@@ -98,7 +98,7 @@ def studies_of(root: Path, options: Options, catalogue: Catalogue) -> dict[int, 
         if facts.fault:
             name = exam_name_of(folders[folder])
             what = facts.path.relative_to(root).as_posix()
-            catalogue.left_out.append(LeftOut(name, what, "NOT_DICOM", facts.fault))
+            catalogue.left_out.append(LeftOut(name, what, facts.fault_code, facts.fault))
             continue
         groups.setdefault((folders[folder], facts.path.parent, facts.series), []).append(facts)
     studies: dict[int, list[Series]] = {number: [] for number in folders.values()}

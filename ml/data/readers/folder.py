@@ -22,7 +22,7 @@ from ml.data.choice import Series, choose, describe
 from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue, LeftOut
 from ml.data.nifti import is_nifti
-from ml.data.part10 import is_no_object, read_dataset
+from ml.data.part10 import is_no_object, open_file, read_dataset
 from ml.data.readers.layout import Options, base_name, exam_name, nifti_files, read_table
 from ml.data.scanning import ImageFacts, scan
 from ml.data.sources import ExamSource, Findings, MaskFile
@@ -47,7 +47,7 @@ def read_folder(root: Path, options: Options) -> Catalogue:
     for facts in scan(_files(root), workers=options.workers, progress=options.progress):
         if facts.fault:
             what = facts.path.relative_to(root).as_posix()
-            catalogue.left_out.append(LeftOut("", what, "NOT_DICOM", facts.fault))
+            catalogue.left_out.append(LeftOut("", what, facts.fault_code, facts.fault))
         elif facts.modality == "SEG":
             segs.append(facts.path)
         else:
@@ -132,7 +132,7 @@ def _masks_by_series(
 
 
 def _referenced_series(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         ds: Any = read_dataset(file, stop_before_pixels=True, specific_tags=["ReferencedSeriesSequence"])
     referenced = ds.get("ReferencedSeriesSequence") or [{}]
     return str(referenced[0].get("SeriesInstanceUID", ""))

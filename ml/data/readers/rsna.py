@@ -47,7 +47,7 @@ def read_rsna(root: Path, options: Options) -> Catalogue:
         if facts.fault or not facts.study:
             what = facts.path.relative_to(root).as_posix()
             reason = facts.fault or "it has no StudyInstanceUID"
-            catalogue.left_out.append(LeftOut("", what, "NOT_DICOM", reason))
+            catalogue.left_out.append(LeftOut("", what, facts.fault_code or "NOT_DICOM", reason))
             continue
         studies.setdefault(facts.study, _Study(facts.patient)).images.append(facts)
     for name in sorted(studies):

@@ -17,6 +17,12 @@ from tests.ml.data.conftest import SIZE, SPACING_MM, head_hu, image
 Change = Callable[[int, Dataset], None]
 
 
+def fail_to_read(path: Path) -> None:
+    """Put a file in this place that can be opened and gives an I/O error when it is read, as on a failing disk."""
+    path.unlink(missing_ok=True)
+    path.symlink_to("/proc/self/mem")
+
+
 def offsets(slices: int = 12, step_mm: float = 10.0) -> list[float]:
     """Positions of a stack that is as high as a head."""
     return [z * step_mm for z in range(slices)]

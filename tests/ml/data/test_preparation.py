@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml.data.manifest import LEFT_OUT, Catalogue, read_left_out, read_manifest, write_manifest
+from ml.data.manifest import LEFT_OUT, Catalogue, LeftOut, read_left_out, read_manifest, write_manifest
 from ml.data.preparation import UNREADABLE, Outcome, Preparation, prepare_exams
 from ml.data.shards import open_folder
 from ml.data.sources import Box, ExamSource, MaskFile, findings
 from ml.errors import DataError
 from tests.ml.conftest import TINY_PREPROCESSING
-from tests.ml.data.disk import head_volume, mask_of, write_csv, write_dicom, write_nifti
+from tests.ml.data.disk import fail_to_read, head_volume, mask_of, write_csv, write_dicom, write_nifti
 
 
 class Stages:
@@ -103,6 +103,29 @@ def test_damaged_files_and_exams_are_named_and_skipped(lab: Path, tmp_path: Path
         ]
         assert (out / UNREADABLE).read_text().count("\n") == 4
     assert len(open_folder(out)) == 3
+
+
+def test_a_file_that_the_disk_does_not_give_is_told_of_and_taken_later(lab: Path, tmp_path: Path) -> None:
+    """When the headers are read: the file is missed. When the exam is decoded: the next run takes the exam."""
+    image = lab / "p0" / "CT000004.dcm"
+    content, out = image.read_bytes(), tmp_path / "out"
+    fail_to_read(image)
+    outcome, _ = prepare(lab, out)
+    assert outcome.unreadable == (
+        LeftOut("", "p0/CT000004.dcm", "FILE_UNREADABLE", "cannot be read: Input/output error"),
+    )
+    image.unlink()
+    image.write_bytes(content)
+    assert prepare(lab, out, rescan=True)[0] == Outcome(written=1, kept=3, unreadable=())
+    shutil.rmtree(out / "1.2.0")
+    fail_to_read(image)
+    outcome, _ = prepare(lab, out)
+    assert [(row.exam, row.code, row.reason) for row in outcome.unreadable] == [
+        ("1.2.0", "FILE_UNREADABLE", f"Input/output error: {image}")
+    ]
+    image.unlink()
+    image.write_bytes(content)
+    assert prepare(lab, out)[0] == Outcome(written=1, kept=3, unreadable=())
 
 
 def test_a_damaged_exam_that_was_repaired_is_taken_by_the_next_run(lab: Path, tmp_path: Path) -> None:

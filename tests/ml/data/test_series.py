@@ -19,10 +19,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ml.data import series
+from ml.data.headers import SliceHeader, read_headers
 from ml.data.refusals import SENTENCES
 from ml.data.series import read_volume
 from ml.errors import UnreadableStudy
 from tests.ml.data.conftest import WriteSeries, head_hu
+from tests.ml.data.disk import fail_to_read
 from tests.real_heads import ge_head
 
 Change = Callable[[int, Dataset], None]
@@ -245,6 +248,27 @@ def test_a_file_that_cannot_be_opened_is_no_refusal(write_series: WriteSeries) -
     paths = write_series()
     with pytest.raises(FileNotFoundError):
         read_volume([*paths, paths[0].with_name("gone.dcm")])
+
+
+@pytest.mark.parametrize("what", ["header", "pixels"])
+def test_a_file_that_the_disk_does_not_give_is_no_refusal(
+    what: str, write_series: WriteSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named, and the caller may try again: a refused study is never tried again."""
+    paths = write_series()
+    if what == "header":
+        fail_to_read(paths[3])
+    else:
+
+        def read_then_fail(given: list[Path]) -> tuple[SliceHeader, ...]:
+            found = read_headers(given)
+            fail_to_read(paths[3])
+            return found
+
+        monkeypatch.setattr(series, "read_headers", read_then_fail)
+    with pytest.raises(OSError, match="Input/output error") as failed:
+        read_volume(paths)
+    assert failed.value.filename == str(paths[3])
 
 
 def test_refusals_name_no_patient(write_series: WriteSeries) -> None:
