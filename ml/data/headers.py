@@ -170,14 +170,14 @@ def _check_kind(datasets: Sequence[Dataset]) -> None:
         raise refusal("MULTI_FRAME")
     if classes != {CTImageStorage}:
         raise refusal("NOT_CT", found="another SOP class than CT Image Storage")
-    if any((_numbers(ds, "NumberOfFrames", 1) or [1])[0] > 1 for ds in datasets):
+    if any((numbers(ds, "NumberOfFrames", 1) or [1])[0] > 1 for ds in datasets):
         raise refusal("MULTI_FRAME")
 
 
 def _header(path: Path, ds: Dataset) -> SliceHeader:
     row, column = np.split(np.array([float(one) for one in ds.ImageOrientationPatient]), 2)
     spacing = [float(one) for one in ds.PixelSpacing]
-    thickness = _numbers(ds, "SliceThickness", 1)
+    thickness = numbers(ds, "SliceThickness", 1)
     return SliceHeader(
         path=path,
         sop_instance_uid=str(ds.SOPInstanceUID),
@@ -196,7 +196,7 @@ def _header(path: Path, ds: Dataset) -> SliceHeader:
     )
 
 
-def _numbers(ds: Dataset, keyword: str, count: int) -> list[float] | None:
+def numbers(ds: Dataset, keyword: str, count: int) -> list[float] | None:
     """Exactly `count` finite numbers, or None."""
     value: Any = ds.get(keyword)
     if value is None or value == "":
@@ -210,7 +210,7 @@ def _numbers(ds: Dataset, keyword: str, count: int) -> list[float] | None:
 
 
 def _has_orientation(ds: Dataset) -> bool:
-    cosines = _numbers(ds, "ImageOrientationPatient", 6)
+    cosines = numbers(ds, "ImageOrientationPatient", 6)
     if cosines is None:
         return False
     row, column = np.split(np.array(cosines), 2)
@@ -219,11 +219,11 @@ def _has_orientation(ds: Dataset) -> bool:
 
 
 def _has_spacing(ds: Dataset) -> bool:
-    return min(_numbers(ds, "PixelSpacing", 2) or [0.0]) > 0
+    return min(numbers(ds, "PixelSpacing", 2) or [0.0]) > 0
 
 
 def _has_rescale(ds: Dataset) -> bool:
-    slope, intercept = _numbers(ds, "RescaleSlope", 1), _numbers(ds, "RescaleIntercept", 1)
+    slope, intercept = numbers(ds, "RescaleSlope", 1), numbers(ds, "RescaleIntercept", 1)
     return slope is not None and intercept is not None and slope[0] != 0
 
 
@@ -233,11 +233,11 @@ def _has_pixel_module(ds: Dataset) -> bool:
 
 
 _REQUIRED: tuple[tuple[str, Callable[[Dataset], bool]], ...] = (
-    ("NOT_DICOM", lambda ds: bool(ds.get("SOPInstanceUID"))),
     ("NO_IMAGES", _has_pixel_module),
+    ("UID_MISSING", lambda ds: bool(ds.get("SOPInstanceUID"))),
     ("MATRIX_UNUSUAL", lambda ds: max(ds.Rows, ds.Columns) <= LARGEST_MATRIX),
     ("ORIENTATION_MISSING", _has_orientation),
-    ("POSITION_MISSING", lambda ds: _numbers(ds, "ImagePositionPatient", 3) is not None),
+    ("POSITION_MISSING", lambda ds: numbers(ds, "ImagePositionPatient", 3) is not None),
     ("SPACING_MISSING", _has_spacing),
     ("RESCALE_MISSING", _has_rescale),
 )

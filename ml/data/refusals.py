@@ -23,6 +23,7 @@ SENTENCES: dict[str, str] = {
     "MIXED_ACQUISITIONS": "{count} positions hold two different images each: two acquisitions are mixed.",
     "DUPLICATE_POSITIONS": "{count} slices lie in the plane of another one but are shifted in it.",
     "DUPLICATE_UIDS": "{count} of {total} slices have the SOP Instance UID of another one, so none can be named by it.",
+    "UID_MISSING": "{count} of {total} images lack a SOP Instance UID, by which a slice is named.",
     "POSITION_MISSING": "{count} of {total} images lack a valid Image Position (Patient).",
     "ORIENTATION_MISSING": "{count} of {total} images lack a valid Image Orientation (Patient).",
     "SPACING_MISSING": "{count} of {total} images lack a valid Pixel Spacing.",

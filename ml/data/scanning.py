@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydicom.multival import MultiValue
 
-from ml.data.headers import read_tags
+from ml.data.headers import numbers, read_tags
 from ml.data.parallel import map_in_processes
 from ml.data.part10 import is_of_the_disk, open_file
 
@@ -103,7 +103,7 @@ def _facts(path: Path, ds: Any) -> ImageFacts:
         return "" if value is None else str(value).strip()
 
     offset, degrees = _place(ds)
-    thickness = text("SliceThickness")
+    thickness = numbers(ds, "SliceThickness", 1)
     return ImageFacts(
         path=path,
         image=text("SOPInstanceUID"),
@@ -116,20 +116,20 @@ def _facts(path: Path, ds: Any) -> ImageFacts:
         description=text("SeriesDescription"),
         kernel=text("ConvolutionKernel"),
         contrast=text("ContrastBolusAgent"),
-        thickness_mm=float(thickness) if thickness and float(thickness) > 0 else None,
+        thickness_mm=thickness[0] if thickness and thickness[0] > 0 else None,
         offset_mm=offset,
         off_axis_degrees=degrees,
     )
 
 
 def _place(ds: Any) -> tuple[float | None, float | None]:
-    position, cosines = ds.get("ImagePositionPatient"), ds.get("ImageOrientationPatient")
-    if position is None or cosines is None or len(position) != 3 or len(cosines) != 6:
+    position, cosines = numbers(ds, "ImagePositionPatient", 3), numbers(ds, "ImageOrientationPatient", 6)
+    if position is None or cosines is None:
         return None, None
-    row, column = np.split(np.array([float(one) for one in cosines]), 2)
+    row, column = np.split(np.array(cosines), 2)
     normal = np.cross(row, column)
     length = float(np.linalg.norm(normal))
     if not 0.9 < length < 1.1:
         return None, None
-    offset = float(np.array([float(one) for one in position]) @ normal) / length
+    offset = float(np.array(position) @ normal) / length
     return offset, float(np.degrees(np.arccos(min(1.0, abs(normal[2]) / length))))

@@ -67,6 +67,15 @@ def test_a_kernel_with_its_strength_behind_it_is_known(tmp_path: Path) -> None:
     assert [one.code for one in found.left_out] == ["BONE_KERNEL"]
 
 
+def test_a_thickness_that_is_no_single_number_is_not_known(tmp_path: Path) -> None:
+    """To the choice as to the volume, which takes distances from positions: the study is read."""
+    write_dicom(tmp_path / "one", series="1.2.1", change=described("HEAD", SliceThickness=[5.0, 5.0]))
+    write_dicom(tmp_path / "bone", series="1.2.2", change=described("HEAD BONE", SliceThickness=[5.0, 5.0]))
+    found = find_series(tmp_path)
+    assert found.series_instance_uid == "1.2.1"
+    assert len(read_volume(found.paths).hu) == 12
+
+
 def test_the_only_series_is_taken_as_it_is(tmp_path: Path) -> None:
     """Whether it can be analysed is for the reader of volumes to say; other files are passed by."""
     write_dicom(tmp_path / "series", series="1.2.3", change=described("HEAD BONE"))

@@ -173,6 +173,7 @@ def open_ribs(_: int, ds: Dataset) -> None:
         ("NO_IMAGES", remove("Rows")),
         ("MATRIX_UNUSUAL", put("Rows", 60_000)),
         ("PIXELS_UNDECODABLE", remove("BitsStored")),
+        ("UID_MISSING", remove("SOPInstanceUID")),
         ("POSITION_MISSING", remove("ImagePositionPatient")),
         ("POSITION_MISSING", put("ImagePositionPatient", [1.0, 2.0])),
         ("ORIENTATION_MISSING", remove("ImageOrientationPatient")),
