@@ -6,12 +6,21 @@ import os
 
 import torch
 
+from ml.errors import DeviceError
+
 
 def choose_device(name: str) -> str:
-    """A GPU if there is one, else the CPU, for "auto"; "cpu", "cuda" and "cuda:1" stay."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """A GPU if there is one, else the CPU, for "auto"; "cpu", "cuda" and "cuda:1" stay.
+
+    Raises DeviceError for what is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if gpus else "cpu"
+    there = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    if name not in there:
+        raise DeviceError(f"PyTorch finds no device {name} on this machine; it finds {', '.join(there)}")
+    return name
 
 
 def choose_loader_workers(asked: int | None, device: str) -> int:

@@ -4,6 +4,7 @@ MlError                     root; `code` is stable and may be stored, `str(error
 +- UnreadableStudy          the images cannot be analysed (never retried)
 +- DataError                a data set, its labels or prepared exams cannot be used as asked
 +- BundleError              a bundle is missing, damaged or of another format
++- DeviceError              there is no such device here, or an engine does not run on it
 +- TrainingError            a run cannot go on; the last checkpoint is usable
 +- EvaluationError          records that cannot be written or read; finished ones stay
 """
@@ -33,6 +34,12 @@ class BundleError(MlError):
     """A bundle that must not be used."""
 
     code = "BUNDLE_UNUSABLE"
+
+
+class DeviceError(MlError):
+    """A device that this machine lacks, or an engine that does not run on it; the message says what there is."""
+
+    code = "DEVICE_UNUSABLE"
 
 
 class TrainingError(MlError):

@@ -12,7 +12,7 @@ from dicom_node import logs
 from dicom_node.config import load_config
 from dicom_node.errors import ConfigError
 from dicom_node.service import end_with_supervisor
-from ml.errors import BundleError
+from ml.errors import BundleError, DeviceError
 from worker import tasks
 from worker.app import make_app
 from worker.runtime import make_runtime
@@ -30,7 +30,7 @@ def main() -> None:
         end_with_supervisor()
         runtime = make_runtime(config)
         runtime.predictor.warm_up()
-    except (ConfigError, BundleError) as error:
+    except (ConfigError, BundleError, DeviceError) as error:
         sys.stderr.write(f"{error.code}: {error}\n")
         sys.exit(WRONG_CONFIGURATION)
     structlog.get_logger().info("worker ready", worker=runtime.worker, bundle=runtime.predictor.bundle.identity.name)

@@ -30,7 +30,7 @@ class Runtime:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The network, loaded on first use. Raises BundleError."""
+        """The network, loaded on first use. Raises BundleError and DeviceError."""
         settings = self.config.worker
         return Predictor(
             load_bundle(settings.bundle),

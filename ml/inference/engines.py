@@ -17,13 +17,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from ml.errors import DeviceError
 from ml.files import whole_folder
 from ml.networks.patchfcn import PatchFcn
 
@@ -188,20 +189,31 @@ def _keep(model: Any, path: Path) -> None:
         log.warning("the converted network was not kept: %s", type(error).__name__)
 
 
+def choose_engine(name: EngineName, *, device: str) -> EngineName:
+    """What computes a network on "cpu" or "cuda" (or "cuda:1"); "auto" becomes one of the others.
+
+    Raises DeviceError for an engine that does not run there.
+    """
+    there: list[EngineName] = ["torch-channels-last", "torch"]
+    if device != "cpu":
+        there.append("torch-half")
+    elif importlib.util.find_spec("openvino") is not None:
+        there.insert(0, "openvino")
+    if name == "auto":
+        return there[0]
+    if name not in there:
+        raise DeviceError(f"engine {name} does not run on {device}; auto, {', '.join(there)} do")
+    return name
+
+
 def make_engine(
     network: PatchFcn, name: EngineName, *, device: str, threads: int | None = None, cache: Path | None = None
 ) -> Engine:
     """An engine by name; `device` is "cpu" or "cuda" (or "cuda:1"); `cache` as in OpenVinoEngine.
 
-    Raises ValueError for an unknown pair.
+    Raises DeviceError as `choose_engine` does.
     """
-    on_gpu = device != "cpu"
-    if name == "auto":
-        name = "torch-channels-last" if on_gpu or importlib.util.find_spec("openvino") is None else "openvino"
-    if name == "openvino" and not on_gpu:
+    name = choose_engine(name, device=device)
+    if name == "openvino":
         return OpenVinoEngine(network, threads=threads, cache=cache)
-    if name == "torch-half" and on_gpu:
-        return TorchEngine(network, device=device, channels_last=True, half=True)
-    if name in ("torch", "torch-channels-last"):
-        return TorchEngine(network, device=device, channels_last=name == "torch-channels-last")
-    raise ValueError(f"engine {name} does not run on {device}; engines are {', '.join(get_args(EngineName))}")
+    return TorchEngine(network, device=device, channels_last=name != "torch", half=name == "torch-half")

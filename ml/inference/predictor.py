@@ -55,7 +55,7 @@ class Predictor:
 
         Raises:
             BundleError: the weights do not fit.
-            ValueError: that engine does not run on that device.
+            DeviceError: there is no such device, or that engine does not run on it.
         """
         self.bundle = bundle
         self._threads = threads

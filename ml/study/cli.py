@@ -9,6 +9,7 @@ import typer
 
 from ml.device import choose_device
 from ml.errors import EvaluationError
+from ml.inference.engines import choose_engine
 from ml.options import Device, Engine, Simulators, Threads
 from ml.progress import stages
 from ml.self_training.cli import (
@@ -62,13 +63,14 @@ def make_study(
     unknown = [name for name in train or () if name not in names]
     if unknown:
         raise typer.BadParameter(f"--train takes {', '.join(names)}, not {', '.join(unknown)}")
+    device = choose_device(device)
     run = StudyRun(
         out=out,
         scale=SCALES[scale],
-        machine=make_machine(choose_device(device), precision, loader_workers, threads=threads),
+        machine=make_machine(device, precision, loader_workers, threads=threads),
         config=self_training(c_percent, ignore_band, k_positive, k_negative),
         seed=seed,
-        engine=engine,
+        engine=choose_engine(engine, device=device),
         threads=threads,
     )
     parts = phantom_parts(run.scale, workers=workers)

@@ -51,12 +51,13 @@ def process_group(device: str) -> Iterator[str]:
     """The group that torchrun's environment describes, if there is one; yields this process's device.
 
     `device`: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1". Within a group, that group.
+    Raises DeviceError where there is none, or torchrun started more processes than there are GPUs.
     """
     device = choose_device(device)
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
-    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device.startswith("cuda") else device
+    own = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}") if device.startswith("cuda") else device
     if distributed.is_initialized():
         yield own
         return

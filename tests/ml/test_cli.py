@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 import typer.core
 import typer.main
@@ -206,6 +207,30 @@ def test_an_error_is_one_line_with_the_path_as_it_is(
     assert told == [
         f"DATA_UNUSABLE: {folder} has no stage_2_train.csv: is this the folder of that data set? See docs/data.md"
     ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--device", "cuda"), "PyTorch finds no device cuda on this machine; it finds cpu"),
+        (("--engine", "torch-half"), "engine torch-half does not run on cpu; auto, "),
+    ],
+)
+def test_a_device_or_engine_that_is_not_there_exits_with_1(
+    options: tuple[str, ...],
+    why: str,
+    write_series: WriteSeries,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In one line; a study does not find it out after its trainings."""
+    predict = ("predict", str(write_series()[0].parent), "--out", str(tmp_path / "out"))
+    for command in (predict, ("study", "--out", str(tmp_path / "study"))):
+        assert run(monkeypatch, *command, *options) == 1
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"DEVICE_UNUSABLE: {why}")
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize("name", ["slice.dcm", "slice"])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from celery.contrib.testing.worker import start_worker
 
 from dicom_node import broker
 from dicom_node.config import Config, parse_config
 from tests.peers import wait_until
 from worker import pipeline, tasks
+from worker.__main__ import WRONG_CONFIGURATION
 from worker.app import make_app
 
 
@@ -59,3 +63,14 @@ def test_one_job_at_a_time_and_nothing_ahead(tmp_path: Path) -> None:
     assert app.conf.worker_concurrency == 1
     assert app.conf.task_acks_late
     assert app.conf.accept_content == ["json"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_worker_without_its_device_does_not_start_and_says_so(tmp_path: Path) -> None:
+    """In one line, as for any other value of config.toml that cannot be used."""
+    file = tmp_path / "config.toml"
+    file.write_text(f'[node]\ndata_dir = "{tmp_path}"\n[worker]\ndevice = "cuda"\n')
+    command = [sys.executable, "-m", "worker", "--config", str(file)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == WRONG_CONFIGURATION, ran.stderr
+    assert ran.stderr == "DEVICE_UNUSABLE: PyTorch finds no device cuda on this machine; it finds cpu\n"
