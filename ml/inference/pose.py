@@ -28,6 +28,9 @@ _COARSE_MM = (12.0, 6.0, 3.0)
 _CLEARER = 0.05
 """By so much must a turn be more symmetric than every straight pose. In real and simulated heads the midline has 0.90
 to 0.97 of a perfect mirror's symmetry, any axis across it 0.66 to 0.86."""
+_LEAST_SYMMETRY = 0.85
+"""Of a midline. A head that is cut off at one side, by the field of view or a surgeon, may have no more than 0.82, and
+then about an axis across it."""
 _SIDEWAYS_DEGREES = 60.0
 """From here on it is looked which end of the midline has the face."""
 _FEWEST_AIR = 50
@@ -46,7 +49,8 @@ def head_turn(volume: Volume) -> float:
     some = _stacked(points, bone)[:: max(1, len(points) // _MOST_POINTS)]
     found = np.array([symmetry(some, turn, 0.0, bins_mm=_COARSE_MM)[0] for turn in _TURNS])
     best = float(_TURNS[found.argmax()])
-    if found.max() < found[np.abs(_TURNS) <= STRAIGHT_DEGREES].max() + _CLEARER:
+    straight = found[np.abs(_TURNS) <= STRAIGHT_DEGREES].max()
+    if found.max() < max(_LEAST_SYMMETRY, straight + _CLEARER):
         return 0.0
     if abs(best) >= _SIDEWAYS_DEGREES and _looks_back(thinned, volume.geometry, step, best):
         best -= np.copysign(180.0, best)

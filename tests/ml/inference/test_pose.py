@@ -62,6 +62,19 @@ def test_a_head_that_lies_straight_is_taken_as_it_lies(real_head: Callable[[], V
         assert head_turn(lying(volume, degrees - own_turn(volume))) == 0.0
 
 
+@pytest.mark.parametrize("share", [0.25, 0.4])
+def test_a_straight_head_that_the_field_of_view_cuts_off_at_one_side_is_not_turned(
+    exam: SimulatedExam, share: float
+) -> None:
+    """What is left of it is more like its mirror image from front to back than from left to right."""
+    columns = np.flatnonzero((exam.volume.hu > -300).any(axis=(0, 1)))
+    cut = columns[0] + round(share * np.ptp(columns))
+    for hu in (exam.volume.hu[:, :, cut:], exam.volume.hu[:, :, ::-1][:, :, cut:]):
+        for degrees in (0.0, 15.0, -15.0):
+            volume = replace(exam.volume, hu=np.ascontiguousarray(hu))
+            assert head_turn(lying(volume, degrees)) == 0.0
+
+
 @real_heads
 @pytest.mark.parametrize("degrees", [35.0, -50.0, 75.0, 100.0, -90.0, -115.0])
 def test_the_turn_of_a_real_head_is_found(real_head: Callable[[], Volume], degrees: float) -> None:
