@@ -44,8 +44,7 @@ def exam_features(prob: F32Array, class_logits: F32Array, geometry: Geometry, *,
     """(3,) EXAM_FEATURES: the strongest three neighbouring slices, the largest lesion, the peak of the map."""
     padded = np.pad(_limited(class_logits), 1, mode="edge")
     strongest = float(((padded[:-2] + padded[1:-1] + padded[2:]) / 3).max())
-    _, volumes_ml = components(prob >= pixel_prob, geometry)
-    largest_ml = float(volumes_ml.max(initial=0.0))
+    largest_ml = float(components(prob >= pixel_prob, geometry)[1].max(initial=0.0))
     return np.array([strongest, np.log1p(largest_ml / VOLUME_UNIT_ML), _peak_logit(prob, geometry)])
 
 

@@ -1,5 +1,7 @@
 """Scores follow the evidence."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,17 @@ def test_a_larger_bleed_raises_the_exam_features(feature: int) -> None:
     values = [exam_features(blob(size), logits, STACK, pixel_prob=0.5)[feature] for size in (1, 4, 12)]
     assert values == sorted(values)
     assert values[0] < values[-1]
+
+
+def test_the_features_of_a_quiet_exam_need_one_more_map_at_a_time() -> None:
+    """Labels of lesions, then the highest voxels: with both a thin-sliced exam would need 0.6 GB more."""
+    prob = np.zeros((40, 256, 256), dtype=np.float32)
+    stack = geometry(np.arange(40) * 5.0, spacing_mm=(1.0, 1.0))
+    tracemalloc.start()
+    exam_features(prob, np.zeros(40, dtype=np.float32), stack, pixel_prob=0.5)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 1.6 * prob.nbytes
 
 
 def test_evidence_in_neighbouring_slices_counts_more_than_in_one() -> None:
