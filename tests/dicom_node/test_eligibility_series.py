@@ -40,6 +40,8 @@ from tests.dicom_node.header_facts import (
         "post op head", "orbitomeatal 5mm", "LOW DOSE HEAD", "HEAD + C-SPINE", "5.55mm Plain",
         "NC HEAD", "Neurocranium 5.0", "Schädel 5mm", "cráneo simple", "Head/Neck 5.0 H30s", "2.55mm",
         "Non-enhanced head", "C- HEAD", "W/O IV CONTRAST",
+        "CT Schädel o. KM", "cCT o.KM 4mm", "CRANIO SEM CONTRASTE", "Crânio s/ contraste 5mm", "Crane IV-",
+        "Cranio senza m.d.c.", "Encefalo s.m.d.c.",
     ],
 )  # fmt: skip
 def test_names_of_plain_head_series_pass(description: str) -> None:
@@ -57,6 +59,10 @@ def test_names_of_plain_head_series_pass(description: str) -> None:
         ("Kopf nach KM", "CONTRAST"), ("CONTRAST", "CONTRAST"), ("ENHANCED", "CONTRAST"), ("CTV", "CONTRAST"),
         ("PRE AND POST CONTRAST", "CONTRAST"), ("4cc sec 150cc D3D on", "CONTRAST"), ("POST", "CONTRAST"),
         ("BONE", "BONE_KERNEL"), ("HEAD_BONE", "BONE_KERNEL"), ("BONE2mm", "BONE_KERNEL"), ("HeadBone", "BONE_KERNEL"),
+        ("CRANE IV+", "CONTRAST"), ("Encefalo dopo mdc", "CONTRAST"), ("Cranio c.m.d.c.", "CONTRAST"),
+        ("cerebro con civ", "CONTRAST"), ("CRANE OS", "BONE_KERNEL"), ("Cranio osso 2.5", "BONE_KERNEL"),
+        ("Schedel bot", "BONE_KERNEL"), ("Mittelgesicht", "NOT_HEAD"), ("Senos paranasales", "NOT_HEAD"),
+        ("Massiccio facciale", "NOT_HEAD"), ("Rocche petrose", "NOT_HEAD"), ("Órbitas", "NOT_HEAD"),
         ("Knochen 1mm", "BONE_KERNEL"), ("PRE CONTRAST BONE", "BONE_KERNEL"), ("Head 1.0 H60s", "BONE_KERNEL"),
         ("PERFUSION", "PERFUSION"), ("rCBF", "PERFUSION"), ("CBFx", "ELIGIBLE"), ("CBF map", "PERFUSION"),
         ("SmartPrep", "BOLUS_TRACKING"),
@@ -117,6 +123,7 @@ def test_kernels_of_the_vendors(kernel: str, manufacturer: str, sharp: bool) -> 
         ({"protocol_name": "AngioHead"}, "CONTRAST"),
         ({"protocol_name": "Stroke CTA", "series_description": "Head 5.0 H31s"}, "CHOSEN"),
         ({"contrast_bolus_agent": "OMNIPAQUE 350"}, "CONTRAST"), ({"contrast_bolus_agent": "APPLIED"}, "CONTRAST"),
+        ({"contrast_bolus_agent": "sem contraste"}, "CHOSEN"), ({"contrast_bolus_agent": "AUCUN"}, "CHOSEN"),
         ({"contrast_bolus_agent": "NONE"}, "CHOSEN"), ({"contrast_bolus_agent": "N/A"}, "CHOSEN"),
         ({"contrast_bolus_agent": "NO CONTRAST"}, "CHOSEN"), ({"contrast_bolus_agent": "W/O"}, "CHOSEN"),
         ({"contrast_bolus_agent": "Oral"}, "CHOSEN"), ({"contrast_bolus_agent": "ORAL & IV"}, "CONTRAST"),
