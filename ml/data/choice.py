@@ -23,24 +23,28 @@ LEAST_SLICES = 8
 THICK_MM = 2.5
 SAME_MM = 0.1
 PLAIN = re.compile(
-    r"plain|\b(non?|pre|ohne|sans|sin|senza|zonder)[ -]?([ck]on|iv\b|km\b)|without|\bunenhanced|\bw/?o\b|\bncct\b"
+    r"plain|\b(non?|pre|ohne|o\.?|sans|sin|sem|s/|senza|zonder) ?([ck]on|inj|c?iv\b|km\b|m\.?d\.?c\b)"
+    r"|(?<!and )(?<!\bw[ /])(without|\bw/?o\b)|\bunenhanced|\bncct\b|\bnativ|\bs\.?m\.?d\.?c\b"
 )
 CONTRAST = re.compile(
     r"post[ -]?con|contrast|\bc\+|\bcect\b|enhanced|angio|\bcta\b|\bcc sec\b|\d+ ?cc\b|venogra"
+    r"|kontrast|\bkm\b|\bm\.?d\.?c\b|\binje[ck]t|\biv ?\+|\bcon civ\b|arterial|venous|\bctv\b|\bdelayed"
     r"|^c( thin)?( \d)?$|\d ?mmc\b|\boral iv\b"  # folders of CQ500 have lost the plus of "C+" and "1.25 MM C+"
 )
 NO_AGENT = re.compile(
     r"\W*(no(n|ne|t\b.*|\b.*)?|n/?a|nil|null|0|without.*|w/?o\b.*|ohne.*|kein.*|sans.*|sin\b.*|plain|nativ\w*"
-    r"|unenhanced|oral( only)?|p\.?o\.?)\W*"
+    r"|sem\b.*|senza.*|zonder.*|geen.*|aucun.*|nessun.*|ningun.*|nenhum.*|unenhanced|oral( only)?|p\.?o\.?)\W*"
 )
 """What is typed as Contrast/Bolus Agent for "none", and contrast medium that never reaches the head."""
-BONE = re.compile(r"bone|\bosteo")
+BONE = re.compile(r"bone|\bbony|\bosteo|knochen|\bosseu|\bos(so)?\b|hueso|\b[oó]se[ao]\b|\bbot\b|\bsharp\b|\blung\b")
 OTHER = re.compile(
-    r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor(onal)?\b|\bsag(ittal)?\b|scout|topogram|spine|face|pns"
+    r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor\b|\b[ck]orona[lr]|\bsag\b|\bsagit|scout|surview|topogram|spine"
+    r"|\b(mid)?face\b|\bfac(c?i)al|gesicht|aangezicht|\bpns\b|\bnnh\b|paranasal|\bsinus|\borbit(al?|as|e[ns]?|s)?\b"
+    r"|felsenbein|rocher|petros|\bhws\b|\biacs?\b"
     r"|dose ?(report|info|record|summary|page|sheet)"
 )
 BONE_KERNEL = re.compile(
-    r"bone|edge|lung|sharp|detail"
+    r"bone|edge|lung|sharp|detail|^ultra|^inner ?ear"
     r"|^[bdhijqsu][6-9]\d|^[bhiqu][a-z](59|[6-9]\d)|^fc ?[358]\d|^y[a-e]$"  # Siemens, old and new; Canon; Philips
 )
 NOT_AXIAL_TYPES = frozenset(["LOCALIZER", "MIP", "MPR", "SCREEN SAVE", "PROJECTION IMAGE"])
