@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -35,17 +34,22 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
+def kept_checkpoints(path: Path) -> list[Path]:
+    """The files with a state, the last one first: only the one before where a run was killed between two names."""
+    return [one for one in (path, path.with_name(path.name + ".previous")) if one.exists()]
+
+
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """The last complete checkpoint, or None before the first.
 
     Raises:
         TrainingError: there are checkpoints, but none can be read.
     """
-    candidates = [one for one in (path, path.with_name(path.name + ".previous")) if one.exists()]
+    candidates = kept_checkpoints(path)
     for candidate in candidates:
         try:
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError):
+        except Exception:  # noqa: BLE001, S112 (broken bytes are unpickled into a dozen types of errors)
             continue
         return state
     if candidates:

@@ -19,6 +19,7 @@ from ml.files import write_atomically
 from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
 from ml.provenance import present_command, present_commit
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT
+from ml.training.checkpoints import kept_checkpoints
 from ml.training.distribution import process_group, rank, wait_for_all, world_size
 from ml.training.loop import CHECKPOINT, train
 from ml.training.recipe import Machine, Recipe, Span
@@ -130,7 +131,7 @@ def note_facts(out: Path, facts: dict[str, Any]) -> None:
 
 def check_same(out: Path, facts: dict[str, Any]) -> None:
     """Raise TrainingError where something was learned in the folder by another run; see `refuse_other`."""
-    if (out / CHECKPOINT).exists() or (out / BUNDLE).exists():
+    if kept_checkpoints(out / CHECKPOINT) or (out / BUNDLE).exists():
         refuse_other(out, facts)
 
 

@@ -21,6 +21,7 @@ from ml.self_training.ranker import RankerConfig
 from ml.self_training.rounds import self_train
 from ml.self_training.scores import ScoreStore
 from ml.self_training.targets import PixelThresholds
+from ml.training.loop import CHECKPOINT
 from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling
 from ml.training.runs import TrainingRun, train_bundle
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
@@ -90,6 +91,7 @@ def test_a_folder_goes_on_with_its_own_run_only(
 
     with pytest.raises(KeyboardInterrupt):
         train_bundle(run, pools, progress=stop)
+    (run.out / CHECKPOINT).rename(run.out / f"{CHECKPOINT}.previous")  # as where it was killed between two names
     fewer = make_pools(Model.BASELINE, labelled[:3], [], None, SelfTraining())
     oracle = make_pools(Model.SLICE_ORACLE, labelled, corpus, None, SelfTraining())
     other_recipe = replace(run, recipe=replace(RECIPE, learning_rate=0.5))

@@ -16,7 +16,7 @@ from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
 from ml.training import workers
 from ml.training.augmentation import Augmentation
-from ml.training.checkpoints import load_checkpoint
+from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.loop import CHECKPOINT, train
 from ml.training.lures import find_lures
 from ml.training.recipe import Machine, Span
@@ -189,6 +189,25 @@ def test_a_disk_that_is_full_for_events_stops_the_run_with_what_to_do(
     kept = load_checkpoint(folder / CHECKPOINT)
     assert kept is not None
     assert kept["step"] == 20
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_checkpoint_is_known_wherever_the_damage_is(tmp_path: Path) -> None:
+    """The one before is taken; a byte may be wrong where tensors are put together from the rest of the file."""
+    path = tmp_path / CHECKPOINT
+    network = PatchFcn(TINY_NETWORK)
+    for step in (2, 4):
+        save_checkpoint(path, {"step": step, "network": network.state_dict(), "random": torch.get_rng_state()})
+    whole = path.read_bytes()
+    found = set()
+    for place in range(whole.index(b"data.pkl"), 1000, 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        kept = load_checkpoint(path)
+        assert kept is not None
+        found.add(kept.get("step"))
+    assert 2 in found
 
 
 def test_a_poisoned_batch_stops_the_run_and_keeps_the_checkpoint(exams: list[ExamShard], tmp_path: Path) -> None:
