@@ -117,7 +117,7 @@ class _State:
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss is not finite at step {found.step}; the checkpoint before it is kept. Look at the data "
-                "with that step's number, or lower the learning rate, and run the same command again"
+                "with that step's number and run the same command again, of train-compact with a lower --learning-rate"
             )
         self.loss = value if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * value
 
