@@ -19,13 +19,16 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 FIRST_IN_META = frozenset([b"UL", b"OB", b"UI"])
 """VRs of the elements that file meta information can begin with; it is in Explicit VR Little Endian."""
+NO_OBJECTS = frozenset(["DICOMDIR", "THUMBS.DB", "DESKTOP.INI"])
 FIRST_IN_DATA = range(0x0019)
 """Elements of group 0008 that a data set can begin with: from the group length to the SOP Instance UID."""
 
 
 def is_no_object(path: Path) -> bool:
-    """By name: the index of a CD, in small letters too where Linux mounts it, or what macOS leaves ("._1.dcm")."""
-    return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
+    """By name: the index of a CD, in small letters too where Linux mounts it, or what macOS ("._1.dcm") and Windows
+    leave.
+    """
+    return path.name.upper() in NO_OBJECTS or path.name.startswith(".")
 
 
 @contextmanager

@@ -132,6 +132,15 @@ def test_files_that_macos_leaves_are_no_masks(tmp_path: Path) -> None:
     assert catalogue.left_out == []
 
 
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "DICOMDIR"])
+def test_what_a_file_manager_leaves_is_no_damage(name: str, tmp_path: Path) -> None:
+    """Nothing is left out, so that `prepare` does not end with 3."""
+    write_dicom(tmp_path / "series", series="1.2.3")
+    (tmp_path / "series" / name).write_bytes(bytes(500))
+    catalogue = READERS["folder"](tmp_path, Options())
+    assert (len(catalogue.exams), catalogue.left_out) == (1, [])
+
+
 def test_nifti_exams_lie_under_images_and_masks(tmp_path: Path) -> None:
     """nnU-Net's names as well; patients are not named in the keys."""
     volume = head_volume()
