@@ -26,10 +26,10 @@ _TURNS = np.arange(-90.0, 90.0, 6.0)
 _MOST_POINTS = 8000
 _COARSE_MM = (12.0, 6.0, 3.0)
 _CLEARER = 0.05
-"""By so much must a turn be more symmetric than every straight pose. In real and simulated heads the midline has 0.90
-to 0.97 of a perfect mirror's symmetry, any axis across it 0.66 to 0.86."""
-_LEAST_SYMMETRY = 0.85
-"""Of a midline. A head that is cut off at one side, by the field of view or a surgeon, may have no more than 0.82, and
+"""By so much must a turn be more symmetric than every straight pose. In real and simulated heads the midline has 0.91
+to 0.97 of a perfect mirror's symmetry, any axis across it 0.65 to 0.82."""
+_LEAST_SYMMETRY = 0.87
+"""Of a midline. A head that is cut off at one side, by the field of view or a surgeon, may have no more than 0.83, and
 then about an axis across it."""
 _SIDEWAYS_DEGREES = 60.0
 """From here on it is looked which end of the midline has the face."""
@@ -42,11 +42,10 @@ def head_turn(volume: Volume) -> float:
     where no symmetry tells.
     """
     thinned, step = thin(volume)
-    bone = thinned > BONE_HU
-    points = points_lps(bone, volume.geometry, step=step)
+    points = points_lps(thinned > BONE_HU, volume.geometry, step=step)
     if len(points) < FEWEST_POINTS:
         return 0.0
-    some = _stacked(points, bone)[:: max(1, len(points) // _MOST_POINTS)]
+    some = points[:: max(1, len(points) // _MOST_POINTS)]
     found = np.array([symmetry(some, turn, 0.0, bins_mm=_COARSE_MM)[0] for turn in _TURNS])
     best = float(_TURNS[found.argmax()])
     straight = found[np.abs(_TURNS) <= STRAIGHT_DEGREES].max()
@@ -101,15 +100,6 @@ def symmetry(
     overlap = np.fft.irfft((spectrum**2).sum(axis=(0, 1)), n=2 * shape[2])
     best = int(overlap.argmax())
     return float(overlap[best] / (cloud**2).sum()), float(first[2] + (best / 2 + 0.5) * bins_mm[2])
-
-
-def _stacked(points: FloatArray, bone: MaskArray) -> FloatArray:
-    """The points of every slice about their own middle: a midline stays one, whichever way head or gantry lean."""
-    counts = bone.sum(axis=(1, 2))
-    slices = np.repeat(np.arange(len(bone)), counts)
-    middles = [np.bincount(slices, weights=column, minlength=len(bone)) / np.maximum(counts, 1) for column in points.T]
-    middles[2][:] = 0.0
-    return np.asarray(points - np.stack(middles, axis=1)[slices])
 
 
 def _looks_back(thinned: npt.NDArray[np.float32], geometry: Geometry, step: int, turn_degrees: float) -> bool:

@@ -34,7 +34,8 @@ def head(
     z, y, x = np.indices(SHAPE)
     patient = np.stack([(x - middle[2]) * PIXEL_MM, (y - middle[1]) * PIXEL_MM, (z - middle[0]) * STEP_MM], axis=-1)
     own = (patient - [shift_mm, 0, 0]) @ pose(turn, lean)
-    radius = np.sqrt(((own / [72.0, 92.0, 90.0]) ** 2).sum(axis=-1))
+    depth = np.where(own[..., 1] < 0, 105.0, 80.0)  # with a face: no head is the same from behind
+    radius = np.sqrt((own[..., 0] / 72.0) ** 2 + (own[..., 1] / depth) ** 2 + (own[..., 2] / 90.0) ** 2)
     hu = np.where(radius < 1.0, 35.0, -1000.0)
     hu[(radius > 0.9) & (radius < 1.0)] = bone_hu
     positions = np.array([[*(-middle[:0:-1] * PIXEL_MM), (k - middle[0]) * STEP_MM] for k in range(SHAPE[0])])
