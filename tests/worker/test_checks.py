@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,34 @@ def swap_segments(seg: Dataset) -> None:
         item.ReferencedSegmentNumber = 3 - item.ReferencedSegmentNumber
 
 
+def double_frame(seg: Dataset) -> None:
+    """The second frame says that it is the first."""
+    frames = seg.PerFrameFunctionalGroupsSequence
+    frames[1] = deepcopy(frames[0])
+
+
+def double_source(seg: Dataset) -> None:
+    """A frame names two slices."""
+    sources = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence
+    sources.append(deepcopy(sources[0]))
+
+
+def unknown_segment(seg: Dataset) -> None:
+    """A frame of a segment that is not described."""
+    seg.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[0].ReferencedSegmentNumber = 3
+
+
+def segment_too_many(seg: Dataset) -> None:
+    """A lesion that no frame shows."""
+    seg.SegmentSequence.append(deepcopy(seg.SegmentSequence[0]))
+    seg.SegmentSequence[-1].SegmentNumber = 3
+
+
+def name_of_a_slice(seg: Dataset) -> None:
+    """The object under the UID of one of its slices."""
+    seg.SOPInstanceUID = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+
+
 SPOILED_SEG: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "another patient": (lambda ds: setattr(ds, "PatientID", "X"), "RESULT_IDENTITY"),
     "another study": (lambda ds: setattr(ds, "StudyInstanceUID", "1.2.9"), "RESULT_IDENTITY"),
@@ -102,10 +131,20 @@ SPOILED_SEG: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "nested attribute gone": (lambda ds: delattr(ds.SegmentSequence[0], "SegmentAlgorithmType"), "RESULT_ATTRIBUTES"),
     "no research flag": (lambda ds: delattr(ds, "ContentQualification"), "RESULT_ATTRIBUTES"),
     "UID with leading zero": (lambda ds: setattr(ds, "DeviceUID", "1.2.03"), "RESULT_UID"),
+    "UID of a slice": (name_of_a_slice, "RESULT_UID"),
     "another frame of reference": (lambda ds: setattr(ds, "FrameOfReferenceUID", "1.2.9"), "SEG_GEOMETRY"),
     "frame moved": (move_frame, "SEG_GEOMETRY"),
     "sources swapped": (swap_sources, "SEG_GEOMETRY"),
     "source unknown": (foreign_source, "SEG_REFERENCE"),
+    "a slice unnamed": (
+        lambda ds: ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence.pop(),
+        "SEG_REFERENCE",
+    ),
+    "a frame twice": (double_frame, "SEG_FRAMES"),
+    "two sources": (double_source, "SEG_FRAMES"),
+    "segment unknown": (unknown_segment, "SEG_FRAMES"),
+    "segment too many": (segment_too_many, "SEG_SEGMENTS"),
+    "pixels cut": (lambda ds: setattr(ds, "PixelData", ds.PixelData[:-2]), "SEG_PIXELS"),
     "pixels stretched": (stretch, "SEG_GEOMETRY"),
     "orientation turned": (turn, "SEG_GEOMETRY"),
     "one voxel": (one_voxel, "SEG_VOXELS"),
@@ -130,6 +169,18 @@ def item(sr: Dataset, code: str) -> Dataset:
     return [i for i in walk(sr) if concept(i) == code][-1]
 
 
+def foreign_image(sr: Dataset) -> None:
+    """A key image that is not of the source."""
+    image = next(i for i in walk(sr) if i.get("ValueType") == "IMAGE")
+    image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def evidence(sr: Dataset) -> list[Dataset]:
+    """The slices that the report says it rests on."""
+    series: list[Dataset] = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    return max((one.ReferencedSOPSequence for one in series), key=len)
+
+
 SPOILED_SR: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "another patient": (lambda ds: setattr(ds, "PatientName", "X"), "RESULT_IDENTITY"),
     "no template": (lambda ds: delattr(ds, "ContentTemplateSequence"), "SR_CONTENT"),
@@ -147,7 +198,10 @@ SPOILED_SR: dict[str, tuple[Callable[[Dataset], object], str]] = {
         lambda ds: setattr(item(ds, "121191").ReferencedSOPSequence[0], "ReferencedSOPInstanceUID", "1.2.3"),
         "SR_REFERENCE",
     ),
+    "another tracking identifier": (lambda ds: setattr(item(ds, "112039"), "TextValue", "ICH 9"), "SR_TRACKING"),
+    "an image of another series": (foreign_image, "SR_REFERENCE"),
     "evidence gone": (lambda ds: delattr(ds, "CurrentRequestedProcedureEvidenceSequence"), "SR_EVIDENCE"),
+    "a slice less in evidence": (lambda ds: evidence(ds).pop(), "SR_EVIDENCE"),
     "volume by table steps": (
         lambda ds: setattr(
             item(ds, "118565006").MeasuredValueSequence[0],
@@ -178,6 +232,14 @@ def test_a_rejection_that_names_another_study_is_stopped(make_exam: MakeExam) ->
     sr.StudyInstanceUID = "1.2.9"
     with pytest.raises(ResultInvalid):
         check_rejection(SR_FORM, datasets, header)
+
+
+def test_a_rejection_that_makes_a_finding_is_stopped(make_exam: MakeExam) -> None:
+    """The report of an analysis in its place."""
+    exam = make_exam()
+    with pytest.raises(ResultInvalid) as caught:
+        check_rejection(SR_FORM, [exam.sr(exam.seg())], exam.header)
+    assert caught.value.code == "SR_REFERENCE"
 
 
 def test_the_source_is_read_in_volume_order_and_must_be_whole(make_exam: MakeExam, tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def test_however_many_lesions_there_are_the_pages_stay_few(make_exam: MakeExam, 
     exam = spotted(make_exam(), count)
     pages = write_form(CAPTURE, CONTEXT, exam)
     assert len(pages) == 1 + min(len(key_slices(exam)), MOST_KEY_PAGES)
+    assert len({page.SOPInstanceUID for page in pages}) == len(pages)
+    assert len({page.SeriesInstanceUID for page in pages}) == 1
     (pdf,) = write_form(PDF, CONTEXT, exam)
     texts = page_texts(pdf.EncapsulatedDocument)
     assert len(texts) <= 2
@@ -80,6 +82,7 @@ def test_the_report_on_paper_says_what_the_structured_one_says(make_exam: MakeEx
     exam = replace(exam, lesions=(one, replace(other, subtype=Subtype.SDH)))
     text = b"".join(page_texts(exam.write(PDF).EncapsulatedDocument)).decode("latin-1")
     for part in (
+        f"2 regions, {one.volume_ml + other.volume_ml:.1f} mL.",
         "PRESENT",
         "0.93",
         "right",
@@ -117,6 +120,16 @@ def test_every_document_names_the_images_it_was_made_from(make_exam: MakeExam, f
         assert [one.ReferencedSOPInstanceUID for one in sources] == list(exam.source.geometry.sop_instance_uids)
 
 
+def test_pages_of_a_lossy_source_say_so(make_exam: MakeExam) -> None:
+    """How it was compressed, and how far; of others that they were not."""
+    names = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+    lossy = dict(zip(names, ("01", 9, "ISO_15444_1"), strict=True))
+    page, *_ = write_form(CAPTURE, CONTEXT, make_exam(extra=lossy))
+    assert {keyword: page[keyword].value for keyword in lossy} == lossy
+    page, *_ = write_form(CAPTURE, CONTEXT, make_exam())
+    assert page.LossyImageCompression == "00"
+
+
 @pytest.mark.parametrize("form", [CAPTURE, PDF], ids=lambda form: form.name)
 def test_no_page_names_the_patient(make_exam: MakeExam, form: Form) -> None:
     """Two patients, one picture: Burned In Annotation NO is the truth."""
@@ -143,6 +156,11 @@ def without_banner(ds: Dataset) -> None:
     ds.PixelData = bytes(60 * 1024 * 3) + ds.PixelData[60 * 1024 * 3 :]
 
 
+def without_foot(ds: Dataset) -> None:
+    """The bar at the bottom, gone."""
+    ds.PixelData = ds.PixelData[: -60 * 1024 * 3] + bytes(60 * 1024 * 3)
+
+
 def one_page_short(ds: Dataset) -> None:
     """Cut off in the middle."""
     ds.EncapsulatedDocument = ds.EncapsulatedDocument[: len(ds.EncapsulatedDocument) // 2 * 2 - 1000]
@@ -154,11 +172,21 @@ def another_text(ds: Dataset) -> None:
     ds.EncapsulatedDocumentLength = len(ds.EncapsulatedDocument)
 
 
+def evidence(kos: Dataset) -> list[Dataset]:
+    """The images that the selection says it is made of."""
+    images: list[Dataset] = (
+        kos.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    )
+    return images
+
+
 SPOILED: dict[str, tuple[Form, Callable[[Dataset], object], str]] = {
     "no banner": (CAPTURE, without_banner, "SC_BANNER"),
+    "no banner at the foot": (CAPTURE, without_foot, "SC_BANNER"),
     "half a page": (CAPTURE, lambda ds: setattr(ds, "PixelData", ds.PixelData[:3000]), "SC_PAGE"),
     "another colour space": (CAPTURE, lambda ds: setattr(ds, "PhotometricInterpretation", "YBR_FULL"), "SC_PAGE"),
     "burned in, it says": (CAPTURE, lambda ds: setattr(ds, "BurnedInAnnotation", "YES"), "RESULT_ATTRIBUTES"),
+    "another conversion": (CAPTURE, lambda ds: setattr(ds, "ConversionType", "SI"), "RESULT_ATTRIBUTES"),
     "another patient": (CAPTURE, lambda ds: setattr(ds, "PatientID", "X"), "RESULT_IDENTITY"),
     "half a document": (PDF, one_page_short, "PDF_DOCUMENT"),
     "not a PDF": (PDF, lambda ds: setattr(ds, "MIMETypeOfEncapsulatedDocument", "text/plain"), "PDF_DOCUMENT"),
@@ -167,6 +195,7 @@ SPOILED: dict[str, tuple[Form, Callable[[Dataset], object], str]] = {
         KEY_IMAGES, lambda ds: setattr(ds.ConceptNameCodeSequence[0], "CodeValue", "113001"), "KOS_CONTENT"
     ),
     "one image less": (KEY_IMAGES, lambda ds: ds.ContentSequence.pop(), "KOS_REFERENCE"),
+    "one image less in evidence": (KEY_IMAGES, lambda ds: evidence(ds).pop(), "KOS_REFERENCE"),
 }  # fmt: skip
 
 

@@ -177,7 +177,10 @@ def test_the_side_of_a_lesion_is_its_laterality(make_exam: MakeExam) -> None:
 
 @pytest.mark.parametrize(
     ("subtype", "code"),
-    [(None, "1386000"), (Subtype.SDH, "35486000"), (Subtype.IPH, "274100004"), (Subtype.IVH, "1386000")],
+    [
+        *((None, "1386000"), (Subtype.SDH, "35486000"), (Subtype.IPH, "274100004"), (Subtype.IVH, "1386000")),
+        *((Subtype.SAH, "21454007"), (Subtype.EDH, "82999001")),
+    ],
     ids=str,
 )
 def test_a_known_subtype_is_the_finding(make_exam: MakeExam, subtype: Subtype | None, code: str) -> None:

@@ -12,11 +12,11 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 
-from ml.prediction import Prediction
+from ml.prediction import Prediction, Region
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
 from tests.peers.presence import program
 from tests.real_heads import ge_files
-from tests.worker.conftest import BUNDLE, CONTEXT, Exam, raw_element
+from tests.worker.conftest import BUNDLE, CONTEXT, SEG_FORM, Exam, raw_element
 from worker.results.errors import ResultInvalid
 from worker.results.files import encode, save
 from worker.results.masks import read_mask, read_segments
@@ -77,6 +77,9 @@ def test_each_lesion_has_its_own_segment_and_tracking_uid(make_exam: MakeExam) -
     exam = make_exam()
     seg = exam.seg()
     assert [(s.SegmentNumber, s.TrackingID) for s in seg.SegmentSequence] == [(1, "ICH 1"), (2, "ICH 2")]
+    one, other = (f"{lesion.volume_ml:.1f} mL" for lesion in exam.lesions)
+    labels = [s.SegmentLabel for s in seg.SegmentSequence]
+    assert labels == [f"Hemorrhage 1, right, {one}", f"Hemorrhage 2, left, {other}"]
     assert len({s.TrackingUID for s in seg.SegmentSequence}) == 2
     segments = read_segments(seg)
     for lesion in exam.lesions:
@@ -136,6 +139,14 @@ def test_a_negative_exam_gives_an_empty_segmentation_on_every_slice(make_exam: M
     assert not any(mask.any() for mask in masks.values())
     assert "TrackingUID" not in seg.SegmentSequence[0]
     assert not dciodvfy(seg).errors
+
+
+def test_empty_frames_are_written_where_a_destination_wants_them(make_exam: MakeExam) -> None:
+    """A frame of every slice for each lesion; else of those alone that show it."""
+    exam = make_exam()
+    frames = [int(exam.write(replace(SEG_FORM, empty_frames=empty)).NumberOfFrames) for empty in (True, False)]
+    shown = sum(int(lesion.region.mask.any(axis=(1, 2)).sum()) for lesion in exam.lesions)
+    assert frames == [2 * len(exam.source.headers), shown]
 
 
 def test_the_headers_of_the_source_are_left_as_they_were(make_exam: MakeExam) -> None:
@@ -243,11 +254,15 @@ def test_an_orientation_of_few_digits_is_kept(make_exam: MakeExam) -> None:
     exam.check(seg, exam.sr(seg))
 
 
-def test_lesions_that_are_not_the_mask_are_refused(make_exam: MakeExam) -> None:
-    """A lesion that was lost on the way must not go unnoticed."""
+@pytest.mark.parametrize("fault", ["lost", "in another order", "over one another"])
+def test_lesions_that_are_not_the_mask_are_refused(make_exam: MakeExam, fault: str) -> None:
+    """A lesion that was lost or changed its number on the way must not go unnoticed, nor a voxel of two lesions."""
     exam = make_exam()
+    one, other = exam.lesions
+    both = Region.of(one.region.mask | other.region.mask)
+    lesions = {"lost": (one,), "in another order": (other, one), "over one another": (one, replace(other, region=both))}
     with pytest.raises(ResultInvalid) as caught:
-        replace(exam, lesions=exam.lesions[:1]).seg()
+        replace(exam, lesions=lesions[fault]).seg()
     assert caught.value.code == "SEG_LESIONS"
 
 

@@ -9,6 +9,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import ImplicitVRLittleEndian
 
+from dicom_node.result_forms import Form, FormName
 from tests.peers.dcmqi import read_report, values
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
 from tests.peers.presence import find, need
@@ -17,7 +18,7 @@ from worker.results.checks import check_rejection
 from worker.results.context import Equipment
 from worker.results.errors import ResultInvalid
 from worker.results.files import encode, save
-from worker.results.forms import write_rejection
+from worker.results.forms import write_form, write_rejection
 from worker.results.identity import identity_difference
 from worker.results.report_tree import concept, reported_lesions, summary_text, walk
 from worker.results.summary import summary_sentence
@@ -49,7 +50,7 @@ def numbers(sr: Dataset) -> Iterator[tuple[str, float, str]]:
 
 
 def test_the_answer_and_each_lesion_can_be_read_from_the_tree(make_exam: MakeExam) -> None:
-    """Present with its probability, then per lesion volume, ABC/2, long axis and mean attenuation."""
+    """Present with its probability and all key images, then per lesion volume, ABC/2, long axis, mean attenuation."""
     exam = make_exam()
     sr = exam.sr(exam.seg())
     assert evaluations(sr)["1386000"] == "52101004"
@@ -63,6 +64,11 @@ def test_the_answer_and_each_lesion_can_be_read_from_the_tree(make_exam: MakeExa
         assert axis == ("103339001", 12.3, "mm")
         assert (density[0], density[2]) == ("112031", "[hnsf'U]")
         assert density[1] == pytest.approx(lesion.mean_hu, abs=0.06)
+    shown = {z for lesion in exam.lesions for z in lesion.key_slices}
+    group = next(i for i in walk(sr) if concept(i) == "126010").ContentSequence[0]
+    images = [i.ReferencedSOPSequence[0] for i in walk(group) if i.ValueType == "IMAGE"]
+    uids = exam.source.geometry.sop_instance_uids
+    assert [image.ReferencedSOPInstanceUID for image in images] == [uids[z] for z in sorted(shown)]
 
 
 def test_lesions_carry_the_tracking_uids_of_the_segments(make_exam: MakeExam) -> None:
@@ -82,8 +88,13 @@ def test_the_summary_line_says_it_all(make_exam: MakeExam) -> None:
     line = summary_text(exam.sr(exam.seg()))
     assert line == summary_sentence(exam.prediction, exam.lesions, CONTEXT.operating_points)
     total_ml = sum(lesion.volume_ml for lesion in exam.lesions)
-    for part in ("PRESENT", "0.93", f"{total_ml:.1f} mL", "exam >= 0.5", "compact 1.2.0", "RESEARCH USE ONLY"):
+    of_all = f"2 regions, {total_ml:.1f} mL in all, largest {exam.lesions[0].volume_ml:.1f} mL, right."
+    for part in ("PRESENT", "0.93", of_all, "exam >= 0.5", "compact 1.2.0", "RESEARCH USE ONLY"):
         assert part in line
+    other = exam.lesions[1]
+    line = summary_sentence(exam.prediction, [other], CONTEXT.operating_points)
+    assert f"1 region of {other.volume_ml:.1f} mL, left." in line
+    assert "No region could be outlined." in summary_sentence(exam.prediction, [], CONTEXT.operating_points)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +269,16 @@ def test_values_that_break_their_form_are_left_empty(make_exam: MakeExam) -> Non
     exam.check(seg, sr)
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "not stated in the source"), ("Basic Profile", "Basic Profile")])
+def test_an_identity_that_was_removed_stays_removed(make_exam: MakeExam, own: str | None, expected: str) -> None:
+    """How must be said, though not every source does (type 1C)."""
+    told = {"DeidentificationMethod": own} if own else {}
+    exam = make_exam(extra={"PatientIdentityRemoved": "YES", **told})
+    seg = exam.seg()
+    assert (seg.PatientIdentityRemoved, seg.DeidentificationMethod) == ("YES", expected)
+    exam.check(seg, exam.sr(seg))
+
+
 @pytest.mark.peer("dicom3tools")
 @pytest.mark.parametrize("meaning", [None, b"", b"    "], ids=["absent", "empty", "spaces"])
 def test_an_incomplete_item_of_the_source_stops_no_result(make_exam: MakeExam, meaning: bytes | None) -> None:
@@ -347,7 +368,7 @@ def test_a_rejected_study_gets_a_valid_report_that_says_why(header: Callable[[],
     source = header()
     sr = rejection(source)
     assert source == header()
-    assert "TOO_FEW_SLICES: The series has 2 slices." in summary_text(sr)
+    assert "TOO_FEW_SLICES: The series has 2 slices. No statement about hemorrhage is made." in summary_text(sr)
     assert not list(numbers(sr))
     assert sr.StudyInstanceUID == "1.2.3"
     if "SOPClassUID" in source:
@@ -370,13 +391,18 @@ def test_a_rejection_from_an_implicit_file_carries_the_identity(make_exam: MakeE
     assert str(sr.PatientName) == "Müller^Jörg"
 
 
-def test_a_study_analysed_after_its_rejection_gets_a_report_of_its_own(make_exam: MakeExam) -> None:
+@pytest.mark.parametrize("form", [SR_FORM, Form(FormName.SC), Form(FormName.PDF)], ids=lambda form: form.name)
+def test_a_study_analysed_after_its_rejection_gets_a_report_of_its_own(make_exam: MakeExam, form: Form) -> None:
     """A PACS keeps the first of two objects with one UID."""
     exam = make_exam()
-    rejected, analysed = rejection(exam.source.headers[0]), exam.sr(exam.seg())
+    analysed = write_form(form, CONTEXT, exam, beside=[exam.seg()])[0]
+    rejected, again = (
+        write_rejection(form, CONTEXT, exam.header, code="GAP_IN_SLICES", sentence="A slice is missing.")[0]
+        for _ in range(2)
+    )
     assert rejected.SOPInstanceUID != analysed.SOPInstanceUID
     assert rejected.SeriesInstanceUID != analysed.SeriesInstanceUID
-    assert encode(rejected) == encode(rejection(exam.source.headers[0]))
+    assert encode(rejected) == encode(again)
 
 
 def test_a_reason_fits_every_character_set() -> None:
