@@ -196,8 +196,6 @@ def _is_gap(steps: Sequence[float], index: int, thickness: float | None) -> bool
         return False
     first, last = _run(steps, index) if thickness is not None else (index, index)
     around = [*steps[max(0, first - 1) : first], *steps[last + 1 : last + 2]]
-    if first != last and len(around) < 2:
-        return False  # two steps at an end may as well be a zone of wider spacing
     return bool(around) and all(steps[index] > ISOLATED * other for other in around)
 
 

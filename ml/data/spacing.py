@@ -35,7 +35,10 @@ def check_no_gap(offsets_mm: FloatArray, thicknesses_mm: Sequence[float | None])
 
 
 def _stands_out(steps: FloatArray, index: int, *, thickness_known: bool) -> bool:
-    """A step (or, where thickness can confirm it, one of a pair of equal steps) larger than those around it."""
+    """A step (or, where thickness can confirm it, one of a pair of equal steps) larger than those around it.
+
+    Also at an end, where a pair may be a protocol's: it leaves tissue unseen, and to refuse is safer than to read on.
+    """
     first = last = index
     if thickness_known:
         # Two lost slices with one left between them make two large steps in a row.
@@ -44,6 +47,4 @@ def _stands_out(steps: FloatArray, index: int, *, thickness_known: bool) -> bool
         elif index > 0 and steps[index - 1] > steps[index] / ISOLATED:
             first = index - 1
     around = [*steps[max(0, first - 1) : first], *steps[last + 1 : last + 2]]
-    if first != last and len(around) < 2:
-        return False
     return bool(around) and all(steps[index] > ISOLATED * other for other in around)

@@ -122,9 +122,10 @@ def test_a_run_of_steps_of_two_thicknesses_proves_nothing() -> None:
 
 
 def test_two_lost_slices_with_one_between_are_a_gap() -> None:
-    """5, 10, 10, 5 mm: with a known thickness."""
-    offsets = [offset for offset in offsets_of(*[5.0] * 30) if offset not in (50.0, 60.0)]
-    assert len(stack_of(scan(offsets, 5.0)).gaps_mm) == 2
+    """5, 10, 10, 5 mm: with a known thickness; also where they are the last ones."""
+    for lost in ((50.0, 60.0), (5.0, 15.0), (135.0, 145.0)):
+        offsets = [offset for offset in offsets_of(*[5.0] * 30) if offset not in lost]
+        assert stack_of(scan(offsets, 5.0)).gaps_mm == (10.0, 10.0)
 
 
 def test_every_other_slice_is_not_a_series() -> None:

@@ -35,6 +35,16 @@ def test_two_lost_slices_around_one_are_a_gap_where_thickness_confirms_it() -> N
     assert not has_gap(steps)
 
 
+@pytest.mark.parametrize("at", [slice(0, 2), slice(10, 12)], ids=["first", "last"])
+def test_two_lost_slices_around_one_at_an_end_are_a_gap_too(at: slice) -> None:
+    """Steps 5 5 5 10 10 of 5 mm slices: of the vertex every other slice is missing. Three may be a protocol."""
+    steps = [5.0] * 12
+    steps[at] = [10.0, 10.0]
+    assert has_gap(steps, [5.0] * 13)
+    assert not has_gap([*steps[:1], *steps, *steps[-1:]], [5.0] * 15)
+    assert not has_gap(steps)
+
+
 def test_every_other_slice_lost_is_a_gap() -> None:
     """Even steps, but twice the thickness."""
     assert has_gap([10.0] * 12, [5.0] * 13)
