@@ -168,6 +168,18 @@ def test_results_that_were_sent_in_one_moment_are_asked_about_together(make_smal
     assert [len(asked.references) for asked in pacs.asked] == [2]
 
 
+def test_two_confirmers_do_not_ask_about_the_same_result(make_small_house: Make) -> None:
+    """What one has taken is not due for the other before its lease is over."""
+    with CommittingPacs() as pacs:
+        house = sending_to(make_small_house, pacs, rest=confirmation(0))
+    first, second, third = (
+        commitments.claim_due(house.database, "pacs", lease_s=lease_s) for lease_s in (60.0, -1.0, 60.0)
+    )
+    assert (len(first), len(second), len(third)) == (2, 0, 0)
+    house.change(Delivery, lease_until=now() - timedelta(seconds=1))
+    assert len(commitments.claim_due(house.database, "pacs", lease_s=60.0)) == 2
+
+
 def test_a_report_on_a_new_association_is_taken_by_the_listener(make_small_house: Make) -> None:
     """The roles reversed: the PACS is requestor and SCP of the service."""
     with CommittingPacs(reports="new") as pacs:
@@ -208,9 +220,13 @@ def test_a_result_that_the_pacs_has_lost_is_sent_again(make_house: Make) -> None
         house = sending_to(make_house, pacs)
         lost = uid_of(house)
         pacs.lose(lost)
+        house.change(Delivery, created_at=now() - timedelta(days=30), attempts=9)
         confirm(house)
         assert states(house) == [PENDING, COMMITTED]
-        assert "0x0112" in house.all(Delivery)[0].last_error
+        again = house.all(Delivery)[0]
+        assert "0x0112" in again.last_error
+        assert again.attempts == 0
+        assert min(again.created_at, again.not_before) > now() - timedelta(seconds=60), "it has its whole time again"
         send(house)
         assert pacs.held[lost] == 1
         confirm(house)
