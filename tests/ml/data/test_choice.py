@@ -15,12 +15,14 @@ def series(
     step_mm: float = 5.0,
     kernel: str = "",
     contrast: str = "",
-    thickness_mm: float | None = None,
+    thickness_mm: float | tuple[float, ...] | None = None,
     degrees: float = 0.0,
+    twice: bool = False,
     types: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "AXIAL"),
     modality: str = "CT",
 ) -> Series:
-    """A series as `ml.data.scanning` sums it up."""
+    """A series as `ml.data.scanning` sums it up; thicknesses take turns; `twice`: every place has two images."""
+    thicknesses = thickness_mm if isinstance(thickness_mm, tuple) else (thickness_mm,)
     images = tuple(
         ImageFacts(
             Path(f"{z}.dcm"),
@@ -28,8 +30,8 @@ def series(
             image_type=types,
             kernel=kernel,
             contrast=contrast,
-            thickness_mm=thickness_mm,
-            offset_mm=z * step_mm,
+            thickness_mm=thicknesses[z % len(thicknesses)],
+            offset_mm=z // (1 + twice) * step_mm,
             off_axis_degrees=degrees,
         )
         for z in range(slices)
@@ -98,9 +100,11 @@ def test_thick_plain_soft_series_are_taken(names: list[str], wanted: str) -> Non
         *((series(name), "DERIVED") for name in ("Dose Report", "DOSE INFO", "DoseRecord")),
         (series("HEAD", degrees=90.0), "NOT_AXIAL"),
         (series("HEAD", degrees=29.0), None),
+        (series("HEAD", kernel="Bone"), "BONE_KERNEL"),
         (series("HEAD", types=("ORIGINAL", "PRIMARY", "LOCALIZER")), "NOT_AXIAL"),
         (series("HEAD", slices=5, step_mm=25.0), "TOO_FEW_SLICES"),
-        (series("HEAD", slices=10), "PARTIAL_HEAD"),
+        (series("HEAD", slices=18), "PARTIAL_HEAD"),
+        (series("HEAD", slices=20), None),
         (series("HEAD", modality="MR"), "NOT_CT"),
     ],
 )
@@ -114,6 +118,35 @@ def test_thickness_is_that_of_the_slices_not_their_distance() -> None:
     """Overlapping reconstructions: 5 mm every 2.5 mm are thick; without the tag the distance counts."""
     assert series("a", step_mm=2.5, thickness_mm=5.0).thickness_mm == 5.0
     assert series("a", step_mm=2.5).thickness_mm == 2.5
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (series("Plain", step_mm=5.0), series("Plain 3mm", slices=50, step_mm=3.0)),
+        (series("3mm", slices=50, step_mm=3.0), series("Plain", slices=75, step_mm=2.0)),
+        (series("Plain", slices=60, step_mm=2.5), series("5mm")),
+        (series("Plain long", slices=34), series("Plain", slices=30)),
+        (series("2mm", slices=75, step_mm=2.0), series("1.25", slices=120, step_mm=1.25)),
+        (series("Zones", thickness_mm=(5.0, 5.1)), series("Mixed", thickness_mm=(5.0, 5.0, 5.0, 7.5, 10.0))),
+    ],
+    ids=["thickest", "thick before plain", "plain before thickest", "whole", "thickest of thin", "one acquisition"],
+)
+def test_of_two_fit_series_the_better_one_is_taken(better: Series, worse: Series) -> None:
+    """In whatever order they come; the other one is told which."""
+    for both in ([better, worse], [worse, better]):
+        chosen, (verdict,) = choose(both)
+        assert chosen is better
+        assert (verdict.series, verdict.code) == (worse, "NOT_CHOSEN")
+        assert better.name in verdict.reason
+
+
+def test_images_at_one_place_are_one_slice() -> None:
+    """A scan that was sent twice covers no more, and has no more slices."""
+    doubled = series("Plain", slices=60, twice=True)
+    assert doubled.offsets_mm == series("Plain", slices=30).offsets_mm
+    assert doubled.thickness_mm == 5.0
+    assert exclude(series("Plain", slices=14, step_mm=20.0, twice=True)) is not None
 
 
 def test_a_study_without_a_fit_series_has_none() -> None:
