@@ -12,7 +12,7 @@ from ml.phantom import SimulatedExam, draw_spec, scanner, simulate
 from ml.phantom.grid import HeadGrid
 from ml.phantom.head import GRID_MM, HIGH_MM, LOW_MM, build_head
 from ml.phantom.skull import build_skull
-from ml.volume import MaskArray
+from ml.volume import MaskArray, Volume
 from tests.ml.conftest import TINY_PREPROCESSING
 from tests.real_heads import head_and_neck, injured_head
 
@@ -46,6 +46,17 @@ def test_the_simulated_cavity_is_found(exam: SimulatedExam) -> None:
     assert overlap / brain.sum() > 0.98
     assert exam.truth.sum() > 0
     assert not (exam.truth & ~brain).any()
+
+
+def test_the_brain_alone_is_kept_whatever_the_shape_of_pixels(exam: SimulatedExam) -> None:
+    """Columns four times as fine: the same inside of the skull."""
+    geometry = exam.volume.geometry
+    down_mm, across_mm = geometry.pixel_spacing_mm
+    fine = replace(geometry, pixel_spacing_mm=(down_mm, across_mm / 4))
+    oblong = Volume(np.repeat(exam.volume.hu, 4, axis=2), fine)
+    config = Preprocessing(2.0, 112, TINY_PREPROCESSING.windows, slab_mm=5.0, neighbour_mm=5.0, brain_only=True)
+    inside, expected = (prepare(one, config).hu_zvu > -100 for one in (oblong, exam.volume))
+    assert 2 * (inside & expected).sum() / (inside.sum() + expected.sum()) > 0.98
 
 
 def test_the_step_is_off_unless_asked_for(exam: SimulatedExam) -> None:
