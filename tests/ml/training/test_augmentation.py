@@ -26,6 +26,18 @@ def test_ignored_pixels_stay_ignored_through_every_transform() -> None:
             assert 0.25 < (patch == IGNORE).mean() < 0.7
 
 
+def test_slices_are_seen_from_above_or_below() -> None:
+    """In the other order, and nothing else: patient and scanner tell both ways."""
+    hu = np.random.default_rng(0).normal(30, 5, (3, 64, 64)).astype(np.float32)
+    blood = np.zeros((64, 64), dtype=np.uint8)
+    for seed in range(5):
+        seen = [
+            augment(hu, blood, (32, 32), 48, replace(CALM, reverse_slices=share), np.random.default_rng(seed))[0]
+            for share in (0.0, 1.0)
+        ]
+        assert np.array_equal(seen[1], seen[0][::-1])
+
+
 def test_blood_stays_on_blood_through_every_warp() -> None:
     """Image and target move together; what lies outside the source is air and ignored."""
     hu = np.full((3, 64, 64), 30, dtype=np.float32)
