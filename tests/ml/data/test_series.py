@@ -17,6 +17,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     MRImageStorage,
     RLELossless,
+    SecondaryCaptureImageStorage,
 )
 
 from ml.data import series
@@ -75,15 +76,46 @@ def test_frame_of_reference_and_instance_number_may_be_missing(write_series: Wri
     assert read_volume(write_series(change=strip)).geometry.frame_of_reference_uid is None
 
 
-def test_a_tilted_gantry_keeps_its_geometry(write_series: WriteSeries) -> None:
+@pytest.mark.parametrize("degrees", [17.0, 30.0])
+def test_a_tilted_gantry_keeps_its_geometry(write_series: WriteSeries, degrees: float) -> None:
     """Spacing is measured along the normal; nothing is resampled."""
-
-    def tilt(_: int, ds: Dataset) -> None:
-        ds.ImageOrientationPatient = [1, 0, 0, 0, float(np.cos(0.3)), float(-np.sin(0.3))]
-
+    angle = np.radians(degrees)
+    tilt = put_all("ImageOrientationPatient", [1, 0, 0, 0, float(np.cos(angle)), float(-np.sin(angle))])
     geometry = read_volume(write_series(change=tilt)).geometry
-    assert geometry.tilt_degrees == pytest.approx(np.degrees(0.3), abs=1e-3)
-    assert np.diff(geometry.offsets_mm) == pytest.approx(5 * np.cos(0.3))
+    assert geometry.tilt_degrees == pytest.approx(degrees, abs=1e-3)
+    assert np.diff(geometry.offsets_mm) == pytest.approx(5 * np.cos(angle))
+
+
+def test_directions_of_few_digits_are_made_unit_vectors(write_series: WriteSeries) -> None:
+    """0.96 and -0.27 have a length of 0.997: lengths and volumes must not shrink with them."""
+    geometry = read_volume(write_series(change=put_all("ImageOrientationPatient", [1, 0, 0, 0, 0.96, -0.27]))).geometry
+    assert np.linalg.norm([geometry.row_lps, geometry.column_lps], axis=1) == pytest.approx([1.0, 1.0], abs=1e-12)
+    assert np.diff(geometry.offsets_mm) == pytest.approx(5 * 0.96 / np.hypot(0.96, 0.27))
+
+
+def test_slices_may_be_seen_from_above(write_series: WriteSeries) -> None:
+    """Columns that run forwards turn the normal to the feet, along which slices are ordered; images go with them."""
+    volume = read_volume(write_series(change=put_all("ImageOrientationPatient", [1, 0, 0, 0, -1, 0])))
+    assert volume.geometry.positions_lps[:, 2].tolist() == list(range(45, -5, -5))
+    assert np.array_equal(volume.hu, [head_hu(z) for z in reversed(range(10))])
+
+
+def test_oblong_images_of_oblong_pixels_keep_rows_and_columns_apart(write_series: WriteSeries) -> None:
+    """Rows, and the distance between them, come first."""
+
+    def cut(z: int, ds: Dataset) -> None:
+        ds.Rows, ds.PixelSpacing = 62, [3.5, 3.4]
+        ds.PixelData = (head_hu(z)[:62] + 1024).astype(np.uint16).tobytes()
+
+    volume = read_volume(write_series(change=cut))
+    assert np.array_equal(volume.hu, [head_hu(z)[:62] for z in range(10)])
+    assert volume.geometry.pixel_spacing_mm == (3.5, 3.4)
+
+
+def test_thin_slices_are_slices_of_their_own(write_series: WriteSeries) -> None:
+    """Half a millimetre apart; a thickness of 0 is none."""
+    volume = read_volume(write_series(np.arange(0, 10, 0.5).tolist(), thickness_mm=0.0))
+    assert len(volume.hu) == 20
 
 
 def test_identical_images_at_one_position_are_one_slice(write_series: WriteSeries) -> None:
@@ -92,7 +124,8 @@ def test_identical_images_at_one_position_are_one_slice(write_series: WriteSerie
     def same(z: int, ds: Dataset) -> None:
         ds.PixelData = (head_hu(min(z, 8)) + 1024).astype(np.uint16).tobytes()
 
-    volume = read_volume(write_series([0, 5, 10, 15, 20, 25, 30, 35, 40, 40], change=same))
+    paths = write_series([0, 5, 10, 15, 20, 25, 30, 35, 40, 40], change=same)
+    volume = read_volume(paths[::-1])
     assert len(volume.hu) == 9
     assert volume.geometry.sop_instance_uids[-1].endswith(".10")
 
@@ -164,10 +197,38 @@ def open_ribs(_: int, ds: Dataset) -> None:
     ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
 
 
+def hollow(_: int, ds: Dataset) -> None:
+    """A skull without a brain."""
+    hu = head_hu(0)
+    ds.PixelData = (np.where(hu == 35, -1000, hu) + 1024).astype(np.uint16).tobytes()
+
+
+def solid(_: int, ds: Dataset) -> None:
+    """Bone around something that is denser than a brain, as in a phantom for training."""
+    hu = head_hu(0)
+    ds.PixelData = (np.where(hu == 35, 150, hu) + 1024).astype(np.uint16).tobytes()
+
+
+def limbs(_: int, ds: Dataset) -> None:
+    """Two long bones of 50 mm, and what is in them as dense as brain."""
+    rows, columns = np.mgrid[:64, :64]
+    radius = np.hypot(rows - 32, columns % 32 - 16)
+    hu = np.select([radius < 6, radius < 8], [35, 900], -1000)
+    ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+
+
+def one_slice_of_brain(z: int, ds: Dataset) -> None:
+    """The rest is shoulder and neck."""
+    if z != 4:
+        limbs(z, ds)
+
+
 @pytest.mark.parametrize(
     ("code", "change"),
     [
         ("NOT_CT", magnetic),
+        ("NOT_CT", put("Modality", "MR")),
+        ("NOT_CT", put_all("SOPClassUID", SecondaryCaptureImageStorage)),
         ("MULTI_FRAME", put_all("SOPClassUID", EnhancedCTImageStorage)),
         ("MULTI_FRAME", put("NumberOfFrames", 4)),
         ("NO_IMAGES", remove("Rows")),
@@ -179,6 +240,7 @@ def open_ribs(_: int, ds: Dataset) -> None:
         ("ORIENTATION_MISSING", remove("ImageOrientationPatient")),
         ("ORIENTATION_MISSING", put("ImageOrientationPatient", [1, 0, 0, 1, 0, 0])),
         ("SPACING_MISSING", remove("PixelSpacing")),
+        ("SPACING_MISSING", put("PixelSpacing", [0.0, 3.5])),
         ("RESCALE_MISSING", remove("RescaleIntercept")),
         ("RESCALE_MISSING", put("RescaleSlope", 0)),
         ("PIXELS_UNDECODABLE", cut_pixels),
@@ -187,15 +249,17 @@ def open_ribs(_: int, ds: Dataset) -> None:
         ("MIXED_SERIES", put("SeriesInstanceUID", "1.2.3")),
         ("MIXED_PATIENTS", put("PatientID", "someone else")),
         ("MIXED_FRAMES_OF_REFERENCE", put("FrameOfReferenceUID", "1.2.3")),
-        ("MIXED_ORIENTATIONS", put("ImageOrientationPatient", [1, 0, 0, 0, 0.98, 0.19899748])),
-        ("MIXED_GEOMETRY", put("PixelSpacing", [3.5, 3.4])),
+        ("MIXED_ORIENTATIONS", put("ImageOrientationPatient", [1, 0, 0, 0, 0.99985, 0.01745])),
+        ("MIXED_ORIENTATIONS", put("ImageOrientationPatient", [-1, 0, 0, 0, 1, 0])),
+        ("MIXED_GEOMETRY", put("PixelSpacing", [3.5, 3.48])),
         ("MIXED_GEOMETRY", put("Rows", 32)),
         ("MIXED_ACQUISITIONS", put("ImagePositionPatient", [-112, -112, 20])),
         ("DUPLICATE_POSITIONS", put("ImagePositionPatient", [-100, -112, 20])),
         ("DUPLICATE_UIDS", put_all("SOPInstanceUID", "1.2.3")),
         ("NOT_AXIAL", put_all("ImageOrientationPatient", [1, 0, 0, 0, 0, -1])),
+        ("NOT_AXIAL", put_all("ImageOrientationPatient", [1, 0, 0, 0, 0.5, -0.8660254])),
         ("NOT_HEAD", put_all("BodyPartExamined", "CHEST")),
-        ("NOT_HEAD", open_ribs),
+        *(("NOT_HEAD", change) for change in (open_ribs, hollow, solid, limbs, one_slice_of_brain)),
         ("IMPLAUSIBLE_HU", boneless),
         ("IMPLAUSIBLE_HU", put_all("RescaleIntercept", 0)),
     ],
@@ -219,8 +283,25 @@ def test_too_few_slices_are_refused(write_series: WriteSeries) -> None:
 
 
 def test_a_lost_slice_is_refused(write_series: WriteSeries) -> None:
-    """The gap rule is asked."""
+    """The gap rule is asked, and told how thick slices are."""
     assert refusal_code(write_series([0, 5, 10, 20, 25, 30])) == "GAP_IN_SLICES"
+    assert refusal_code(write_series(thickness_mm=2.5)) == "GAP_IN_SLICES"
+
+
+def test_a_scan_of_the_whole_body_is_no_head(write_series: WriteSeries) -> None:
+    """Longer than any head, though a head is in it."""
+    assert refusal_code(write_series(range(0, 600, 60), thickness_mm=60.0)) == "NOT_HEAD"
+
+
+def test_a_skull_is_closed_though_it_has_sutures(write_series: WriteSeries) -> None:
+    """A gap of 3.5 mm on either side."""
+
+    def open_suture(_: int, ds: Dataset) -> None:
+        hu = head_hu(0)
+        hu[32, hu[32] == 900] = 35
+        ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+
+    assert len(read_volume(write_series(change=open_suture)).hu) == 10
 
 
 def test_broken_bytes_are_refused_or_read_but_never_crash(write_series: WriteSeries) -> None:
