@@ -97,6 +97,30 @@ def test_the_loss_falls(exams: list[ExamShard], tmp_path: Path) -> None:
     assert values[-1] < 0.7 * values[0]
 
 
+@pytest.mark.parametrize("base", [COMPACT_RECIPE, PAPER_RECIPE], ids=["compact", "paper"])
+def test_rate_momentum_decay_and_clipping_are_the_recipes(base: Recipe, exams: list[ExamShard], tmp_path: Path) -> None:
+    """Gradients are clipped to nothing, so every weight shrinks as the recipe alone says."""
+    recipe = replace(
+        base,
+        sampling=replace(base.sampling, batch=4, patch=32),
+        learning_rate=0.2,
+        weight_decay=0.1,
+        clip_norm=1e-20,
+        average_decay=0.0,
+        warm_up_steps=3,
+    )
+    torch.manual_seed(0)
+    before = {name: one.detach().clone() for name, one in PatchFcn(TINY_NETWORK).named_parameters()}
+    weights = run(exams, tmp_path, until=8, recipe=recipe)
+    share, speed = 1.0, 0.0
+    for step in range(8):
+        speed = 0.1 * share + (recipe.momentum * speed if recipe.optimiser == "sgd" else 0.0)
+        share -= recipe.rate(step, Span(8, 4)) * speed
+    assert 0.5 < share < 0.95
+    for name, one in before.items():
+        assert torch.allclose(weights[name], share * one, rtol=1e-4, atol=1e-7), name
+
+
 def test_a_recipe_without_averaging_keeps_the_last_weights(exams: list[ExamShard], tmp_path: Path) -> None:
     """The paper's: what the checkpoint holds is what comes back."""
     recipe = replace(PAPER_RECIPE, sampling=replace(PAPER_RECIPE.sampling, batch=4, patch=32))
