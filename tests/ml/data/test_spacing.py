@@ -68,3 +68,9 @@ def test_overlapping_and_jittering_slices_have_no_gap() -> None:
     """Overlap of half a slice, positions rounded to a tenth of a millimetre."""
     assert not has_gap([2.5] * 20, [5.0] * 21)
     assert not has_gap([5.0, 5.1, 4.9, 5.0, 5.1, 4.9], [5.0] * 7)
+
+
+def test_a_lost_slice_among_such_is_a_gap() -> None:
+    """A step of less than two of its neighbours, or of less than two thicknesses."""
+    assert has_gap([5.0, 5.2, 9.7, 5.1, 5.0])
+    assert has_gap([4.5, 4.5, 9.0, 4.5, 4.5], [5.0] * 6)
