@@ -1,8 +1,11 @@
 """Which of many series stands for an exam, by what their headers and names say."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydicom.uid import EnhancedCTImageStorage
 
 from ml.data.choice import Series, choose, exclude
 from ml.data.scanning import ImageFacts
@@ -112,6 +115,17 @@ def test_every_series_that_cannot_stand_for_an_exam_has_a_reason(one: Series, co
     """Names go before headers where they say that there is no contrast medium."""
     problem = exclude(one)
     assert (problem[0] if problem else None) == code
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [({"modality": "SR"}, "NOT_CT"), ({"sop_class": EnhancedCTImageStorage}, "MULTI_FRAME")]
+)
+def test_one_image_of_another_kind_spoils_a_series(fault: dict[str, Any], code: str) -> None:
+    """What it shows would be lost, or read as a slice."""
+    one = series("HEAD")
+    problem = exclude(replace(one, images=(*one.images[1:], replace(one.images[0], **fault))))
+    assert problem is not None
+    assert problem[0] == code
 
 
 def test_thickness_is_that_of_the_slices_not_their_distance() -> None:
