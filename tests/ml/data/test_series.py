@@ -23,7 +23,7 @@ from pydicom.uid import (
 from ml.data import series
 from ml.data.headers import SliceHeader, read_headers
 from ml.data.refusals import SENTENCES
-from ml.data.series import read_volume
+from ml.data.series import read_intact, read_volume
 from ml.errors import UnreadableStudy
 from tests.ml.data.conftest import WriteSeries, head_hu
 from tests.ml.data.disk import fail_to_read
@@ -288,20 +288,54 @@ def test_a_lost_slice_is_refused(write_series: WriteSeries) -> None:
     assert refusal_code(write_series(thickness_mm=2.5)) == "GAP_IN_SLICES"
 
 
+def test_what_is_left_of_a_damaged_exam_is_read_for_training(write_series: WriteSeries) -> None:
+    """Each slice at its own place, with a word on each file that is none; what is no head teaches nothing."""
+    paths = write_series(change=cut_pixels)
+    paths[5].write_bytes(b"garbage" * 100)
+    volume, faults = read_intact(paths)
+    assert {path: fault.partition(":")[0] for path, fault in faults.items()} == {
+        paths[3]: "PIXELS_UNDECODABLE",
+        paths[5]: "NOT_DICOM",
+    }
+    left = [z for z in range(10) if z not in (3, 5)]
+    assert np.array_equal(volume.hu, [head_hu(z) for z in left])
+    assert volume.geometry.positions_lps[:, 2].tolist() == [5 * z for z in left]
+    with pytest.raises(UnreadableStudy, match="skull"):
+        read_intact(write_series(change=hollow))
+
+
 def test_a_scan_of_the_whole_body_is_no_head(write_series: WriteSeries) -> None:
     """Longer than any head, though a head is in it."""
     assert refusal_code(write_series(range(0, 600, 60), thickness_mm=60.0)) == "NOT_HEAD"
 
 
-def test_a_skull_is_closed_though_it_has_sutures(write_series: WriteSeries) -> None:
+def open_suture(_: int, ds: Dataset) -> None:
     """A gap of 3.5 mm on either side."""
+    hu = head_hu(0)
+    hu[32, hu[32] == 900] = 35
+    ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
 
-    def open_suture(_: int, ds: Dataset) -> None:
-        hu = head_hu(0)
-        hu[32, hu[32] == 900] = 35
-        ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
 
-    assert len(read_volume(write_series(change=open_suture)).hu) == 10
+def missing_flap(z: int, ds: Dataset) -> None:
+    """Below the flap the skull is closed."""
+    if z > 3:
+        open_ribs(z, ds)
+
+
+def cut_at_the_skull(z: int, ds: Dataset) -> None:
+    """A field of view as wide as the head."""
+    ds.Columns = 48
+    ds.PixelData = (head_hu(z)[:, 8:56] + 1024).astype(np.uint16).tobytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [open_suture, missing_flap, cut_at_the_skull, put_all("PixelSpacing", [1.9, 1.9])],
+    ids=["sutures", "flap", "cut", "newborn"],
+)
+def test_a_head_is_known_by_its_skull(write_series: WriteSeries, change: Change) -> None:
+    """Also where that is open, cut off or small."""
+    assert len(read_volume(write_series(change=change)).hu) == 10
 
 
 def test_broken_bytes_are_refused_or_read_but_never_crash(write_series: WriteSeries) -> None:
