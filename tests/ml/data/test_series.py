@@ -87,10 +87,11 @@ def test_a_tilted_gantry_keeps_its_geometry(write_series: WriteSeries, degrees: 
 
 
 def test_directions_of_few_digits_are_made_unit_vectors(write_series: WriteSeries) -> None:
-    """0.96 and -0.27 have a length of 0.997: lengths and volumes must not shrink with them."""
-    geometry = read_volume(write_series(change=put_all("ImageOrientationPatient", [1, 0, 0, 0, 0.96, -0.27]))).geometry
+    """0.96 and 0.27 have a length of 0.997: lengths and volumes must not shrink with them."""
+    turned = put_all("ImageOrientationPatient", [0.96, 0.27, 0, -0.27, 0.96, 0])
+    geometry = read_volume(write_series(change=turned)).geometry
     assert np.linalg.norm([geometry.row_lps, geometry.column_lps], axis=1) == pytest.approx([1.0, 1.0], abs=1e-12)
-    assert np.diff(geometry.offsets_mm) == pytest.approx(5 * 0.96 / np.hypot(0.96, 0.27))
+    assert np.diff(geometry.offsets_mm) == pytest.approx(5)
 
 
 def test_slices_may_be_seen_from_above(write_series: WriteSeries) -> None:
@@ -310,9 +311,12 @@ def test_a_scan_of_the_whole_body_is_no_head(write_series: WriteSeries) -> None:
 
 
 def open_suture(_: int, ds: Dataset) -> None:
-    """A gap of 3.5 mm on either side."""
-    hu = head_hu(0)
-    hu[32, hu[32] == 900] = 35
+    """A gap of 5.7 mm on either side, in bone of 13 mm."""
+    rows, columns = np.mgrid[:64, :64] - 32
+    radius = np.hypot(rows, columns)
+    hu = np.select([radius < 17, radius < 24], [35, 900], -1000)
+    hu[31:34] = np.where(hu[31:34] == 900, 35, hu[31:34])
+    ds.PixelSpacing = [1.9, 1.9]
     ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
 
 
@@ -323,9 +327,9 @@ def missing_flap(z: int, ds: Dataset) -> None:
 
 
 def cut_at_the_skull(z: int, ds: Dataset) -> None:
-    """A field of view as wide as the head."""
-    ds.Columns = 48
-    ds.PixelData = (head_hu(z)[:, 8:56] + 1024).astype(np.uint16).tobytes()
+    """A field of view as wide as the head, or a little less."""
+    ds.Columns = 44
+    ds.PixelData = (head_hu(z)[:, 10:54] + 1024).astype(np.uint16).tobytes()
 
 
 @pytest.mark.parametrize(
