@@ -104,8 +104,9 @@ def test_operating_points_equal_a_search_over_all_thresholds(exams: list[tuple[i
 
 def test_an_operating_point_needs_both_classes() -> None:
     """Said, not guessed."""
-    with pytest.raises(ValueError, match="with and without blood"):
-        specificity_at(0.92, [0.1, 0.2], [True, True])
+    for bleeding in (True, False):
+        with pytest.raises(ValueError, match="with and without blood"):
+            specificity_at(0.92, [0.1, 0.2], [bleeding, bleeding])
 
 
 @pytest.mark.parametrize("scores", [[0.1, float("nan")], [0.1]])

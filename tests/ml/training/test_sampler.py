@@ -63,6 +63,9 @@ def test_the_patch_label_says_whether_any_pixel_is_positive(exams: list[ExamShar
         batch = batches(exams)[step]
         assert torch.equal(batch.classes, (batch.pixels == 1).any(dim=2).any(dim=1).float())
     assert torch.stack([batches(exams)[step].classes[:4] for step in range(4)]).mean() > 0.7
+    drawn = draw([Pool(exams, LABELS)], PAPER_LIKE)  # a patch beside the blood of its slice among them
+    for (batch,) in (drawn[step] for step in range(5)):
+        assert torch.equal(batch.classes, (batch.pixels == 1).any(dim=2).any(dim=1).float())
 
 
 def test_a_step_is_the_same_whenever_it_is_drawn(exams: list[ExamShard]) -> None:
@@ -99,6 +102,23 @@ def test_an_epoch_shows_every_slice_once(exams: list[ExamShard]) -> None:
     named = [[(exam.exam, index) for exam, index, *_ in epoch] for epoch in epochs]
     assert all(len(set(epoch)) == 16 for epoch in named)
     assert named[0] != named[1]
+
+
+def test_steps_go_on_through_the_epoch(exams: list[ExamShard], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes up where the one before it stopped, in either pool, or most slices would never be seen."""
+    drawn = draw([Pool(exams, LABELS), Pool(exams, LABELS)], PAPER_LIKE)
+    for drawer in drawn.drawers:
+        turns: list[int] = []
+        real = drawer.draw
+        monkeypatch.setattr(
+            drawer,
+            "draw",
+            lambda rng, turn, turns=turns, real=real, **how: turns.append(turn) or real(rng, turn, **how),
+        )
+        for step in range(5):
+            assert drawn[step]
+        assert turns == list(range(len(turns)))
+        assert len(turns) in (48, 32)
 
 
 def test_whole_images_are_a_batch_of_their_own(exams: list[ExamShard]) -> None:
@@ -154,6 +174,6 @@ def test_a_slice_that_shows_nothing_is_shown_in_its_middle(
     """Air alone, or a bleeding slice whose pixels are ignored; an odd number of places to look at included."""
     choice = Choice(exams[0], 0, around_blood=around_blood)
     drawn = draw([Pool(exams, LABELS)], SAMPLING)
-    air, nothing = np.full((size, size), -1000, dtype=np.int16), np.zeros((size, size), dtype=np.uint8)
+    air, nothing = np.full((size, size), -1000, dtype=np.int16), np.full((size, size), IGNORE, dtype=np.uint8)
     centre = drawn._centre(choice, air, nothing, np.zeros(2), np.random.default_rng(0))
     assert np.abs(centre - size / 2).max() <= 4
