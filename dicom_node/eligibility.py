@@ -112,7 +112,7 @@ def choose(
         return Choice(None, verdicts, MIXED_PATIENTS, STUDY_SENTENCES[MIXED_PATIENTS])
     judged = [(s, excluded_by(s, rules)) for s in series]
     excluded = [_verdict(s, rule.code, _why_not(s, rule), rule=rule.name) for s, rule in judged if rule]
-    ranked = sorted((s for s, rule in judged if rule is None), key=lambda s: (_merits(s, rules), s.order))
+    ranked = sorted((s for s, rule in judged if rule is None), key=lambda s: _merits(s, rules))
     if not ranked:
         code, sentence = _study_code([verdict.reason_code for verdict in excluded])
         return Choice(None, tuple(excluded), code, sentence)

@@ -139,6 +139,8 @@ def test_a_part_of_the_head_loses_to_the_whole_head() -> None:
     choice = judge(series(1, "Head 5mm", n=11), series(2, "Head 1mm", thickness=1.0, n=160))
     assert number_of(choice) == 2
     assert "(50 against 159 mm)" in verdict(choice, 1).reason
+    alone = judge(series(1, "Head 5mm", n=11))
+    assert verdict(alone, 1).reason.endswith("; the best there is, although covers less than 100 mm")
 
 
 def test_a_single_slice_and_a_series_without_geometry_are_chosen_when_there_is_nothing_else() -> None:
@@ -200,6 +202,7 @@ def test_gantry_tilt_passes(degrees: float, code: str) -> None:
         (series(1, None, thickness=3.0, n=60), series(2, None), "closest to the preferred thickness"),
         (series(1, None, step=2.5, n=50), series(2, None, n=30), "more coverage"),
         (series(1, None, n=50), series(2, None, step=2.5, n=99), "more slices"),
+        (series(1, None, n=40), series(2, None, step=4.5, n=42), "more slices"),  # 195 and 184 mm: both are enough
         (series(1, None, image_type=()), series(2, None), "original"),
     ],
 )
@@ -218,6 +221,13 @@ def test_ties_are_broken_by_series_number_then_uid() -> None:
     choice = judge(series(5, "Head", uid="1.2.3.9"), series(5, "Head", uid="1.2.3.8"))
     assert choice.chosen == "1.2.3.8"
     assert "equal" in choice.verdicts[1].reason
+
+
+def test_rounding_in_headers_decides_nothing() -> None:
+    """4.96 and 5 mm are one thickness; images that do not name their patient are not another's."""
+    choice = judge(series(1, "Head", thickness=4.96, step=5.0, patient_digest=None), series(2, "Head"))
+    assert number_of(choice) == 1
+    assert "equal" in verdict(choice, 2).reason
 
 
 def test_thin_slices_lose_to_thick_ones_and_five_millimetres_win() -> None:
