@@ -11,7 +11,7 @@ from ml.errors import DataError
 from ml.inference.preprocessing import to_channels
 from ml.labels import IGNORE, unknown
 from ml.training.augmentation import Augmentation
-from ml.training.recipe import Sampling
+from ml.training.recipe import PAPER_AUGMENTATION, Sampling
 from ml.training.sampler import Batch, Choice, PatchBatches, to_images
 from ml.training.targets import LABELS, ImageLabels, Pool
 from tests.ml.conftest import TINY_PREPROCESSING
@@ -42,6 +42,23 @@ def test_a_batch_has_the_stated_shapes_and_values(exams: list[ExamShard]) -> Non
     batch = batches(exams)[0]
     assert batch.hu.shape == (8, 3, 32, 32)
     assert set(batch.pixels.flatten().tolist()) <= {0, 1, IGNORE}
+
+
+def test_a_patch_shows_the_slice_between_its_neighbours(exams: list[ExamShard]) -> None:
+    """From below upwards, as `Predictor` shows them; here nothing is changed in it."""
+    for exam in exams:
+        np.save(exam.folder / "hu.npy", exam.hu + 9 * np.arange(len(exam.hu), dtype=np.int16)[:, None, None])
+    drawn = PatchBatches(
+        [Pool(exams, ImageLabels(), whole=True)],
+        TINY_PREPROCESSING,
+        sampling=PAPER_LIKE,
+        augmentation=replace(PAPER_AUGMENTATION, scale=(1.0, 1.0), mirror=0.0, contrasts=("none",)),
+        seed=0,
+        steps=1,
+    )
+    known = [exam.hu[index] for exam in exams for index in exam.neighbours]
+    for patch in drawn[0][0].hu.float().numpy():
+        assert min(np.abs(patch - one).max() for one in known) < 0.6  # in half precision, 1000 HU are 0.5 apart
 
 
 def test_the_network_sees_in_training_what_it_sees_at_work(exams: list[ExamShard]) -> None:
