@@ -25,12 +25,11 @@ STRAIGHT_DEGREES = 20.0
 _TURNS = np.arange(-90.0, 90.0, 6.0)
 _MOST_POINTS = 8000
 _COARSE_MM = (12.0, 6.0, 3.0)
+_LEAST_SYMMETRY = 0.89
+"""Of a midline. In real and simulated heads it has 0.91 to 0.97 of a perfect mirror's symmetry, any axis across it 0.65
+to 0.82. A head that is cut off at one side, by the field of view or a surgeon, has 0.87 at most, and then across."""
 _CLEARER = 0.05
-"""By so much must a turn be more symmetric than every straight pose. In real and simulated heads the midline has 0.91
-to 0.97 of a perfect mirror's symmetry, any axis across it 0.65 to 0.82."""
-_LEAST_SYMMETRY = 0.87
-"""Of a midline. A head that is cut off at one side, by the field of view or a surgeon, may have no more than 0.83, and
-then about an axis across it."""
+"""By so much must a turn be more symmetric than every straight pose."""
 _SIDEWAYS_DEGREES = 60.0
 """From here on it is looked which end of the midline has the face."""
 _FEWEST_AIR = 50
@@ -42,14 +41,19 @@ def head_turn(volume: Volume) -> float:
     where no symmetry tells.
     """
     thinned, step = thin(volume)
-    points = points_lps(thinned > BONE_HU, volume.geometry, step=step)
+    bone = thinned > BONE_HU
+    points = points_lps(bone, volume.geometry, step=step)
     if len(points) < FEWEST_POINTS:
         return 0.0
-    some = points[:: max(1, len(points) // _MOST_POINTS)]
-    found = np.array([symmetry(some, turn, 0.0, bins_mm=_COARSE_MM)[0] for turn in _TURNS])
+    for cloud in (points, _stacked(points, bone)):  # the first is right for a tilted gantry, the second for a lean
+        some = cloud[:: max(1, len(cloud) // _MOST_POINTS)]
+        found = np.array([symmetry(some, turn, 0.0, bins_mm=_COARSE_MM)[0] for turn in _TURNS])
+        if found.max() >= _LEAST_SYMMETRY:
+            break
+    else:
+        return 0.0
     best = float(_TURNS[found.argmax()])
-    straight = found[np.abs(_TURNS) <= STRAIGHT_DEGREES].max()
-    if found.max() < max(_LEAST_SYMMETRY, straight + _CLEARER):
+    if found.max() < found[np.abs(_TURNS) <= STRAIGHT_DEGREES].max() + _CLEARER:
         return 0.0
     if abs(best) >= _SIDEWAYS_DEGREES and _looks_back(thinned, volume.geometry, step, best):
         best -= np.copysign(180.0, best)
@@ -100,6 +104,15 @@ def symmetry(
     overlap = np.fft.irfft((spectrum**2).sum(axis=(0, 1)), n=2 * shape[2])
     best = int(overlap.argmax())
     return float(overlap[best] / (cloud**2).sum()), float(first[2] + (best / 2 + 0.5) * bins_mm[2])
+
+
+def _stacked(points: FloatArray, bone: MaskArray) -> FloatArray:
+    """The points of every slice about their own middle."""
+    counts = bone.sum(axis=(1, 2))
+    slices = np.repeat(np.arange(len(bone)), counts)
+    middles = [np.bincount(slices, weights=column, minlength=len(bone)) / np.maximum(counts, 1) for column in points.T]
+    middles[2][:] = 0.0
+    return np.asarray(points - np.stack(middles, axis=1)[slices])
 
 
 def _looks_back(thinned: npt.NDArray[np.float32], geometry: Geometry, step: int, turn_degrees: float) -> bool:

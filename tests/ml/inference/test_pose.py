@@ -26,9 +26,9 @@ REAL_HEADS = {"tilted, one ear lower": ge_head, "one orbit broken": injured_head
 real_heads = pytest.mark.parametrize("real_head", REAL_HEADS.values(), ids=REAL_HEADS)
 
 
-def lying(volume: Volume, degrees: float) -> Volume:
-    """The same pictures, of a patient who is turned about the long axis together with the scanner."""
-    turn = axes(degrees).T
+def lying(volume: Volume, degrees: float, lean_degrees: float = 0.0) -> Volume:
+    """The same pictures, of a patient who is turned about the long axis, and leans, together with the scanner."""
+    turn = axes(degrees, lean_degrees).T
     old = volume.geometry
     return replace(
         volume,
@@ -89,6 +89,32 @@ def test_the_turn_of_a_simulated_head_is_found(exam: SimulatedExam, degrees: flo
     """Whose own turn is known."""
     own = exam.spec.scanner.rotation_degrees[2]
     assert head_turn(lying(exam.volume, degrees - own)) == pytest.approx(degrees, abs=8)
+
+
+def test_the_air_in_a_headrest_is_not_taken_for_the_face(exam: SimulatedExam) -> None:
+    """Closed and hollow, behind the head of somebody who lies on a side."""
+    own = exam.spec.scanner.rotation_degrees[2]
+    hu = np.pad(exam.volume.hu, [(0, 0), (0, 12), (0, 0)], constant_values=-1000)
+    hu[:, -10:, 24:104] = 100
+    hu[:, -9:-1, 25:103] = -1000
+    for degrees in (90.0, -75.0):
+        assert head_turn(lying(replace(exam.volume, hu=hu), degrees - own)) == pytest.approx(degrees, abs=8)
+
+
+def test_the_turn_of_a_head_that_leans_is_found() -> None:
+    """By 12 degrees towards a shoulder, as its neck bends."""
+    spec = draw_spec(7, bleed=True)
+    pitch, _, _ = spec.scanner.rotation_degrees
+    leaning = simulate(replace(spec, scanner=replace(spec.scanner, rotation_degrees=(pitch, 12.0, 0.0))), matrix=128)
+    for degrees in (0.0, 45.0, -75.0):
+        assert head_turn(lying(leaning.volume, degrees)) == pytest.approx(degrees, abs=8)
+
+
+@pytest.mark.parametrize("lean_degrees", [22.0, -22.0])
+def test_slices_that_lean_with_a_head_do_not_turn_it(exam: SimulatedExam, lean_degrees: float) -> None:
+    """As where an oblique reconstruction sets a leaning head straight."""
+    own = exam.spec.scanner.rotation_degrees[2]
+    assert head_turn(lying(exam.volume, -own, lean_degrees)) == 0.0
 
 
 def test_without_a_head_nothing_is_turned(make_volume: MakeVolume) -> None:
