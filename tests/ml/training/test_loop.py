@@ -121,6 +121,28 @@ def test_rate_momentum_decay_and_clipping_are_the_recipes(base: Recipe, exams: l
         assert torch.allclose(weights[name], share * one, rtol=1e-4, atol=1e-7), name
 
 
+def test_what_is_kept_is_the_moving_average_of_the_weights(exams: list[ExamShard], tmp_path: Path) -> None:
+    """From the first weights on, faster at the start; counters are those of the network, whatever mode it came in."""
+    torch.manual_seed(0)
+    network = PatchFcn(TINY_NETWORK).eval()
+    recipe = replace(RECIPE, average_decay=0.3, learning_rate=0.02)
+    expected = {name: one.detach().clone() for name, one in network.state_dict().items()}
+
+    def follow(step: int, _: float) -> None:
+        decay = min(0.3, step / (step + 10))
+        for name, one in network.state_dict().items():
+            kept = decay * expected[name] + (1 - decay) * one if one.is_floating_point() else one
+            expected[name] = kept.detach().clone()
+
+    drawn = batches(exams, recipe.sampling)
+    weights = train(network, drawn, recipe, Span(8), folder=tmp_path, machine=MACHINE, progress=follow)
+    assert weights.keys() == expected.keys()
+    for name, one in expected.items():
+        assert torch.allclose(weights[name], one, rtol=1e-4, atol=1e-6), name
+        if not one.is_floating_point():
+            assert one > 0, name
+
+
 def test_a_recipe_without_averaging_keeps_the_last_weights(exams: list[ExamShard], tmp_path: Path) -> None:
     """The paper's: what the checkpoint holds is what comes back."""
     recipe = replace(PAPER_RECIPE, sampling=replace(PAPER_RECIPE.sampling, batch=4, patch=32))
