@@ -47,17 +47,24 @@ def head_turn(volume: Volume) -> float:
         return 0.0
     for cloud in (points, _stacked(points, bone)):  # the first is right for a tilted gantry, the second for a lean
         some = cloud[:: max(1, len(cloud) // _MOST_POINTS)]
-        found = np.array([symmetry(some, turn, 0.0, bins_mm=_COARSE_MM)[0] for turn in _TURNS])
-        if found.max() >= _LEAST_SYMMETRY:
+        straight, _ = _most_symmetric(some, _TURNS[np.abs(_TURNS) <= STRAIGHT_DEGREES])
+        if straight >= _LEAST_SYMMETRY:
+            return 0.0
+        found, best = _most_symmetric(some, _TURNS[np.abs(_TURNS) > STRAIGHT_DEGREES])
+        if found >= _LEAST_SYMMETRY:
             break
     else:
         return 0.0
-    best = float(_TURNS[found.argmax()])
-    if found.max() < found[np.abs(_TURNS) <= STRAIGHT_DEGREES].max() + _CLEARER:
+    if found < straight + _CLEARER:
         return 0.0
     if abs(best) >= _SIDEWAYS_DEGREES and _looks_back(thinned, volume.geometry, step, best):
         best -= np.copysign(180.0, best)
     return best
+
+
+def _most_symmetric(points: FloatArray, turns: FloatArray) -> tuple[float, float]:
+    """(symmetry, turn) of the best of these turns."""
+    return max((symmetry(points, turn, 0.0, bins_mm=_COARSE_MM)[0], turn) for turn in turns.tolist())
 
 
 def thin(volume: Volume) -> tuple[npt.NDArray[np.float32], int]:
