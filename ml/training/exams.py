@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 
+from ml.data.parallel import start_processes
 from ml.phantom import SimulatedExam, draw_spec, simulate
 
 AHEAD = 2
@@ -30,7 +31,7 @@ def simulate_wanted(
         for seed, bleed in wanted:
             yield simulate_exam(seed, bleed, matrix, institution)
         return
-    with ProcessPoolExecutor(max_workers=workers) as pool:
+    with start_processes(workers) as pool:
         waiting: deque[Future[SimulatedExam]] = deque(
             pool.submit(simulate_exam, seed, bleed, matrix, institution)
             for seed, bleed in islice(wanted, AHEAD * workers)

@@ -4,7 +4,9 @@ import os
 import signal
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from ml.data.parallel import AHEAD, map_in_processes
 from ml.errors import DataError
@@ -20,6 +22,22 @@ def die_of_seven(number: int) -> int:
     if number == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def count_threads(_: int) -> list[int]:
+    """Runs in a process: of each library that computes with several."""
+    np.ones((4, 4)) @ np.ones((4, 4))
+    return [library["num_threads"] for library in threadpool_info()]
+
+
+def test_a_process_computes_with_one_thread() -> None:
+    """As many threads as processors in every process would wait for each other; ours keeps its own."""
+    before = count_threads(0)
+    assert before
+    for threads in map_in_processes(count_threads, range(2), workers=2):
+        assert threads
+        assert set(threads) == {1}
+    assert count_threads(0) == before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
