@@ -36,6 +36,7 @@ from ml.self_training.cli import COMPACT_STEPS, LoaderWorkers, Seed, make_machin
 from ml.self_training.cli import register as register_self_training
 from ml.study.cli import make_study
 from ml.study.cli import register as register_study
+from ml.training.backgrounds import BLEEDS
 from ml.training.compact import TEST_SEEDS_FROM, CompactRun, Finish, card, finish, held_out_metrics, train_compact
 from ml.training.recipe import COMPACT_RECIPE, PrecisionName
 
@@ -108,6 +109,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     background: Annotated[
         list[Path] | None, typer.Option(exists=True, file_okay=False, help="DICOM of a real head without hemorrhage.")
     ] = None,
+    painted: Annotated[int, typer.Option(min=2, help="Exams with blood painted into every background.")] = BLEEDS,
     rounds: Annotated[int, typer.Option(min=1, help="Each begins with a look for what is taken for blood.")] = 3,
     matrix: Matrix = 512,
     workers: Simulators = 1,
@@ -145,6 +147,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         craniectomies=craniectomies,
         first_seed=first_seed,
         backgrounds=tuple(background or ()),
+        painted=painted,
     )
     with stages() as stage:
         train_compact(run, stage)

@@ -25,21 +25,21 @@ from ml.training.paint import paint_bleeds
 from ml.volume import Volume
 
 BLEEDS = 72
-"""Of every head: so many exams with one bleed each, every kind of `paint.SHAPES` as often."""
-CLEAN = 36
-"""How often a head stands among the exams as it is: half as often as with blood, and lures show it too."""
+"""Of every head, unless told: so many exams with one bleed each, every kind of `paint.SHAPES` as often."""
+CLEAN_SHARE = 0.5
+"""How often a head stands among the exams as it is, for each time with blood; lures show it too."""
 SEED = 100
 """Of the bleeds: others than those that `bench/real_heads.py` paints."""
 DATASET = "background"
 
 
 def make_backgrounds(
-    folder: Path, heads: Sequence[Path], config: Preprocessing, progress: Callable[[str], None]
+    folder: Path, heads: Sequence[Path], config: Preprocessing, progress: Callable[[str], None], *, bleeds: int = BLEEDS
 ) -> list[ExamShard]:
     """The exams of all `heads`, folders of DICOM with one head CT each, in which nothing bleeds.
 
     What is not in `folder` yet is made; `progress` is told after each exam. The clean exam of a head is in the list
-    CLEAN times.
+    CLEAN_SHARE times as often as its `bleeds` others.
 
     Raises:
         DataError: a folder holds no head CT that can be read, or none that blood can be painted into.
@@ -48,8 +48,8 @@ def make_backgrounds(
     exams: list[ExamShard] = []
     for number, head in enumerate(heads, start=1):
         with _by_number(number, heads):
-            clean, *painted = _exams(folder, head, config, progress)
-        exams += [clean] * CLEAN + painted
+            clean, *painted = _exams(folder, head, config, progress, bleeds)
+        exams += [clean] * round(CLEAN_SHARE * bleeds) + painted
     return exams
 
 
@@ -58,7 +58,7 @@ def name_heads(heads: Sequence[Path]) -> list[str]:
     names = []
     for number, head in enumerate(heads, start=1):
         with _by_number(number, heads):
-            names.append(_names(find_series(head).series_instance_uid)[0])
+            names.append(_names(find_series(head).series_instance_uid, 0)[0])
     return names
 
 
@@ -71,21 +71,23 @@ def _by_number(number: int, heads: Sequence[Path]) -> Iterator[None]:
         raise DataError(f"background {number} of {len(heads)}: {error}") from error
 
 
-def exams_of(heads: Sequence[Path]) -> int:
+def exams_of(heads: Sequence[Path], bleeds: int) -> int:
     """How many exams `make_backgrounds` writes."""
-    return len(heads) * (1 + BLEEDS)
+    return len(heads) * (1 + bleeds)
 
 
-def _names(series_instance_uid: str) -> list[str]:
+def _names(series_instance_uid: str, bleeds: int) -> list[str]:
     """Of a head's exams, the clean one first: they tell nothing of the patient."""
     head = blake2b(series_instance_uid.encode(), digest_size=4).hexdigest()
-    return [f"{DATASET}-{head}-clean", *(f"{DATASET}-{head}-{number:02}" for number in range(BLEEDS))]
+    return [f"{DATASET}-{head}-clean", *(f"{DATASET}-{head}-{number:02}" for number in range(bleeds))]
 
 
-def _exams(folder: Path, head: Path, config: Preprocessing, progress: Callable[[str], None]) -> list[ExamShard]:
+def _exams(
+    folder: Path, head: Path, config: Preprocessing, progress: Callable[[str], None], bleeds: int
+) -> list[ExamShard]:
     """Of one head, the clean one first."""
     found = find_series(head)
-    names = _names(found.series_instance_uid)
+    names = _names(found.series_instance_uid, bleeds)
     exams: Iterator[LabelledExam | None] = repeat(None, len(names))
     if not all(is_written(folder / name, config) for name in names):
         exams = _painted(names, read_volume(found.paths))
@@ -99,6 +101,6 @@ def _exams(folder: Path, head: Path, config: Preprocessing, progress: Callable[[
 def _painted(names: Sequence[str], volume: Volume) -> Iterator[LabelledExam]:
     patient, nothing = patient_key(DATASET, names[0]), np.zeros(volume.hu.shape, dtype=np.uint8)
     yield LabelledExam(DATASET, names[0], patient, volume, nothing)
-    for name, painted in zip(names[1:], paint_bleeds(volume, BLEEDS, seed=SEED), strict=True):
+    for name, painted in zip(names[1:], paint_bleeds(volume, len(names) - 1, seed=SEED), strict=True):
         labels = np.where(painted.truth, np.uint8(BLEED), nothing)
         yield LabelledExam(DATASET, name, patient, painted.volume, labels)

@@ -23,7 +23,7 @@ from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
 from ml.progress import Stage
 from ml.provenance import present_commit
-from ml.training.backgrounds import exams_of, make_backgrounds, name_heads
+from ml.training.backgrounds import BLEEDS, exams_of, make_backgrounds, name_heads
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate, evaluate_on_phantoms, with_calibration
 from ml.training.exams import simulate_exams
 from ml.training.journal import AFTER_FULL_DISK
@@ -96,6 +96,8 @@ class CompactRun:
     """Of the exams, within each kind: a later run of a line learns from other heads."""
     backgrounds: tuple[Path, ...] = ()
     """Folders of DICOM, each a real head CT without hemorrhage (`ml.training.backgrounds`)."""
+    painted: int = BLEEDS
+    """Exams with blood painted into each of those heads."""
 
     @property
     def end(self) -> int:
@@ -142,8 +144,8 @@ def train_compact(run: CompactRun, stage: Stage) -> None:
     config = COMPACT_PREPROCESSING
     painted: list[ExamShard] = []
     if run.backgrounds:  # first: a head that is of no use is told before hours of simulating
-        tell = stage("painting into heads", exams_of(run.backgrounds))
-        painted = make_backgrounds(run.shards, run.backgrounds, config, tell)
+        tell = stage("painting into heads", exams_of(run.backgrounds, run.painted))
+        painted = make_backgrounds(run.shards, run.backgrounds, config, tell, bleeds=run.painted)
     tell = stage("simulating exams", len(run.seeds))
     for seed in make_shards(run.shards, run.seeds, config, workers=run.workers, matrix=run.matrix):
         tell(f"seed {seed}")
@@ -190,6 +192,7 @@ def facts_of(run: CompactRun) -> dict[str, Any]:
         "matrix": run.matrix,
         "exams": run.seeds,
         "heads": name_heads(run.backgrounds),
+        "painted": run.painted if run.backgrounds else 0,
         "start": load_bundle(run.start_from).identity.digest if run.start_from is not None else "",
     }
 

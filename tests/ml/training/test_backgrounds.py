@@ -16,7 +16,7 @@ from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_series
 from ml.provenance import present_command
 from ml.training import backgrounds
-from ml.training.backgrounds import CLEAN, exams_of, make_backgrounds, name_heads
+from ml.training.backgrounds import exams_of, make_backgrounds, name_heads
 from ml.training.paint import SHAPES, paint_bleeds
 from ml.volume import Volume
 from tests.dicom_factory import ct_series, write
@@ -33,26 +33,22 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One bleed of each kind."""
-    monkeypatch.setattr(backgrounds, "BLEEDS", len(SHAPES))
-
-
 def make(folder: Path, heads: list[Path], told: list[str] | None = None) -> list[ExamShard]:
-    """The exams; `told` gets a line for each that was there or is there now."""
-    return make_backgrounds(folder, heads, COMPACT_PREPROCESSING, (told if told is not None else []).append)
+    """One bleed of each kind; `told` gets a line for each that was there or is there now."""
+    progress = (told if told is not None else []).append
+    return make_backgrounds(folder, heads, COMPACT_PREPROCESSING, progress, bleeds=len(SHAPES))
 
 
 def test_a_head_is_shown_as_it_is_and_with_blood(head: Path, tmp_path: Path) -> None:
-    """Clean several times, then a bleed of each kind, whose pixels are labelled and brighter than without."""
+    """Clean half as often as with a bleed of each kind, whose pixels are labelled and brighter than without."""
     told: list[str] = []
     exams = make(tmp_path, [head], told)
-    clean, painted = exams[:CLEAN], exams[CLEAN:]
+    often = len(SHAPES) // 2
+    clean, painted = exams[:often], exams[often:]
     assert len({exam.folder for exam in clean}) == 1
     assert not clean[0].blood.any()
     assert len(painted) == len(SHAPES)
-    assert len(told) == exams_of([head]) == 1 + len(SHAPES)
+    assert len(told) == exams_of([head], len(SHAPES)) == 1 + len(SHAPES)
     for exam in painted:
         blood, gain = exam.blood == 1, exam.hu - clean[0].hu
         assert blood.any()

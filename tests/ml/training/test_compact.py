@@ -16,7 +16,7 @@ from ml.errors import TrainingError
 from ml.networks.patchfcn import PAPER
 from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_series
-from ml.training import backgrounds, compact
+from ml.training import compact
 from ml.training.calibration import EXAM_POINT, UNCALIBRATED
 from ml.training.compact import TRAINED, CompactRun, Finish, finish, mean_weights, train_compact
 from ml.training.recipe import Machine
@@ -157,7 +157,6 @@ def test_the_shipped_card_is_what_the_shipped_bundle_and_its_figures_say() -> No
 def test_a_bundle_says_that_real_heads_were_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run that painted into them, and every later one that starts from its weights or takes the mean with them."""
     place_shards(tmp_path)
-    monkeypatch.setattr(backgrounds, "BLEEDS", 1)
     monkeypatch.setattr(compact, "INSTITUTIONS", ("A",))
     monkeypatch.setattr(compact, "VALIDATION_SEEDS_FROM", 1_000_001)  # as below
     head = tmp_path / "head"
@@ -166,7 +165,7 @@ def test_a_bundle_says_that_real_heads_were_trained_on(tmp_path: Path, monkeypat
     def stage(*_: object) -> Callable[[str], None]:
         return lambda _: None
 
-    first = compact_run(tmp_path, exams=2, backgrounds=(head,))
+    first = compact_run(tmp_path, exams=2, backgrounds=(head,), painted=2)
     train_compact(first, stage)
     finish(first.out, Finish(2, 2, 128, 0, "cpu"), stage)
     assert "Trained on simulated scans, and on scans of real heads" in (first.out / "bundle" / "CARD.md").read_text()
