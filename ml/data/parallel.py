@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -61,4 +62,5 @@ def start_processes(workers: int) -> ProcessPoolExecutor:
 
 
 def _compute_with_one_thread() -> None:
-    threadpool_limits(1)
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")  # of what loads later
+    threadpool_limits(1)  # of what a forked process has already
