@@ -32,6 +32,8 @@ Contrast = Literal["none", "power", "log"]
 AIR_HU = -1000.0
 CONTRAST_HU = 110.0
 """The contrast rule works on 0 to this HU as 0 to 1: the range of the brain window."""
+NEARLY_NOTHING = np.float32(1e-6)
+"""In place of 0, whose powers take a processor ten times as long; 0.001 HU at most."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def change_contrast(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32
     rule = draw.contrasts[rng.integers(len(draw.contrasts))]
     changed = hu_3vu * np.float32(1 / CONTRAST_HU)
     if rule != "none":
-        share = np.clip(changed, 0, 1)
+        share = np.clip(changed, NEARLY_NOTHING, 1)
         changed -= share  # what is outside of the range moves with its end, so that bone stays brighter than blood
         if rule == "power":
             share **= np.float32(rng.uniform(*draw.power_law))
