@@ -237,7 +237,8 @@ def purge(
     given = {"images_days": images_days, "results_days": results_days, "transactions_days": transactions_days}
     rules = config.retention.model_copy(update={key: days for key, days in given.items() if days is not None})
     if not any((rules.images_days, rules.results_days, rules.transactions_days)):
-        raise NotPossible("[retention] keeps everything; set a number of days there, or give --images-days")
+        kept = "names no days" if rules.make_room_below_bytes else "keeps everything"
+        raise NotPossible(f"[retention] {kept}; set a number of days there, or give --images-days")
     database = _database(config)
     with database.reading() as session:
         plan = retention.plan(session, rules)

@@ -148,7 +148,9 @@ def make_room(database: Database, archive: Archive, config: Config) -> Amount:
         for study_id in _due(database, before, limit=1):
             some = _remove_images(database, archive, study_id, before=before, why="retention.make_room_below_bytes")
         if some == Amount():
-            log.error("no room can be made: no study is settled, see `dicom-node purge --dry-run`", wanted_bytes=wanted)
+            days = config.completion.max_wait_s / timedelta(days=1).total_seconds()
+            see = f"`dicom-node purge --dry-run --images-days {days:.2g}` says what keeps them"
+            log.error("no room can be made: no study is settled", see=see, wanted_bytes=wanted)
             break
         removed += some
     return removed

@@ -19,8 +19,9 @@ import structlog
 import typer
 from typer.testing import CliRunner
 
-from dicom_node import cli, jobs, read_facts, schema
+from dicom_node import cli, jobs, read_facts, retention, schema
 from dicom_node.commitment_messages import Reference, Request
+from dicom_node.config_sections import RetentionConfig
 from dicom_node.db import now
 from dicom_node.owed_reports import owe
 from dicom_node.states import DeliveryState, JobState, ResultKind
@@ -208,6 +209,20 @@ def test_purge_says_what_it_does_and_what_it_leaves(run: Run, house: House) -> N
     status = run("status", "--json")
     assert (status.code, status.json["instances"]["held"], status.json["removed"]["images_of_studies"]) == (0, 0, 1)
     assert "images removed" in run("show", STUDY).out
+
+
+def test_no_room_is_told_with_the_command_that_says_why(run: Run, house: House) -> None:
+    """It works as it stands in the log: config may name no days, only the room that is wanted."""
+    rules = RetentionConfig(make_room_below_bytes=10**18)
+    house.age(s=1.1 * house.config.completion.max_wait_s)
+    with structlog.testing.capture_logs() as logged:
+        retention.make_room(house.database, house.archive, house.config.model_copy(update={"retention": rules}))
+    (command,) = re.findall("`dicom-node (.*?)`", str(logged))
+    assert "old enough, but kept: 1 studies (results not arrived)" in run(*command.split()).out
+    path = house.folder / "room.toml"
+    path.write_text("[retention]\nmake_room_below_bytes = 1000000000000000000\n")
+    done = run("purge", config=path)
+    assert (done.code, "keeps everything" in done.err, "--images-days" in done.err) == (1, False, True)
 
 
 def test_what_is_not_there_is_one_sentence_and_exit_1(run: Run) -> None:
