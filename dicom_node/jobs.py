@@ -400,5 +400,6 @@ def _check_images(session: Session, job: Job) -> None:
     here = set(session.scalars(sa.select(Instance.sop_instance_uid).where(Instance.study_id == job.study_id)))
     if not here or not here.issuperset(job.sop_instance_uids):
         raise NotPossible(
-            f"the images of job {job.id} were removed on {removed_at:%Y-%m-%d} ([retention]): send the study again"
+            f"the images of job {job.id} were removed on {removed_at:%Y-%m-%d} ([retention]): send the study again, "
+            f"then `dicom-node retry {job.id}`"
         )

@@ -156,6 +156,20 @@ def test_a_job_whose_images_are_gone_is_not_tried_again(make_house: MakeHouse) -
     assert jobs.retry(house.database, job_id) == "it is queued again"
 
 
+def test_a_rejected_study_that_came_again_is_read_by_the_advised_retry(make_house: MakeHouse) -> None:
+    """The same images are nothing new by themselves: `dicom-node retry` says to send them, and to call it again."""
+    house, images = make_house(PACS + OLD), head_ct()
+    job_id = settled(house, images, state=JobState.REJECTED, finding="rejected", rejection=("NOT_HEAD", "x"))
+    house.age(s=31 * DAY_S)
+    assert purge(house).instances == 12
+    with pytest.raises(NotPossible, match=rf"send the study again, then `dicom-node retry {job_id}`"):
+        jobs.retry(house.database, job_id)
+    house.receive(images)
+    house.age(s=1000)
+    assert house.sweep() == []
+    assert jobs.retry(house.database, job_id) == "it is queued again"
+
+
 def test_result_files_go_later_and_their_rows_stay(make_house: MakeHouse) -> None:
     """The rows are the loop guard; a rerun of the job writes the files anew."""
     house = make_house(PACS + OLD)
