@@ -445,7 +445,7 @@ def _short(event: dict[str, Any]) -> str:
 @contextmanager
 def _errors_as_sentences() -> Iterator[None]:
     """Every expected error ends as one sentence on standard error and an exit code."""
-    error_console = Console(stderr=True)
+    error_console = Console(stderr=True, emoji=False)  # ":100:" is a line of config.toml
     try:
         yield
     except ConfigError as error:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 PIPE_COLUMNS = 240
 """Width of tables that go into a pipe or a file, where no window says how wide: no UID is cut, so grep finds it."""
-console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, emoji=False)
 
 
 def print_done(row: dict[str, Any], *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-errors = Console(stderr=True)
+errors = Console(stderr=True, emoji=False)  # ":B:" and ":100:" stand for themselves
 LINE_EVERY_S = 60.0
 """Between two lines of a stage, where there is no terminal."""
 

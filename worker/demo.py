@@ -42,7 +42,7 @@ from ml.phantom import draw_spec, simulate
 from ml.phantom.dicom import write_study
 from worker.pacs_stand_in import PacsStandIn
 
-console = Console(soft_wrap=True, markup=False)  # names of folders and files may hold brackets
+console = Console(soft_wrap=True, markup=False, emoji=False)  # names of folders and files may hold brackets
 
 FAILED, WRONG_USAGE, REJECTED = 1, 2, 3
 PATIENCE_S = 900.0

@@ -273,6 +273,8 @@ def test_a_wrong_configuration_is_exit_2_with_its_line(run: Run, tmp_path: Path)
         "c.toml:2: unknown key 'node.ae_titel'; did you mean 'ae_title'?"
         in run("status", config=tmp_path / "c.toml").err
     )
+    (tmp_path / "c.toml").write_text(f"{99 * chr(10)}[nodes]\n")
+    assert "c.toml:100: unknown key 'nodes'" in run("check-config", config=tmp_path / "c.toml").err, ":100: is no emoji"
     assert run("status", config=tmp_path / "none.toml").code == 2
 
 

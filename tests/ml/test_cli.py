@@ -155,7 +155,9 @@ def test_evaluate_writes_records_that_name_their_bundle(
     assert "2 exams, 1 with blood" in capsys.readouterr().out
     assert run(monkeypatch, *arguments) == 0
     assert run(monkeypatch, *arguments, "--exams", "3") == 1
-    assert "EVALUATION_STOPPED" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "EVALUATION_STOPPED" in told
+    assert "on phantom:B:16000000+2@128, not of" in told, ":B: is no emoji"
 
 
 def test_readings_of_real_exams_are_not_made_up(
