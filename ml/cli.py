@@ -37,7 +37,16 @@ from ml.self_training.cli import register as register_self_training
 from ml.study.cli import make_study
 from ml.study.cli import register as register_study
 from ml.training.backgrounds import BLEEDS
-from ml.training.compact import TEST_SEEDS_FROM, CompactRun, Finish, card, finish, held_out_metrics, train_compact
+from ml.training.compact import (
+    INSTITUTIONS,
+    TEST_SEEDS_FROM,
+    CompactRun,
+    Finish,
+    card,
+    finish,
+    held_out_metrics,
+    train_compact,
+)
 from ml.training.recipe import COMPACT_RECIPE, PrecisionName
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
@@ -275,6 +284,8 @@ def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     threads: Threads = None,
 ) -> None:
     """Record a bundle's answers on labelled exams, for `tables`. Stop and rerun at any moment: finished exams stay."""
+    if institution not in INSTITUTIONS:
+        raise typer.BadParameter(f"--institution is one of {', '.join(INSTITUTIONS)}, not {institution}")
     source: ExamSource = PhantomSource(institution, first_seed, exams, matrix=matrix, workers=workers)
     if data != "phantom":
         if images is None:

@@ -160,6 +160,23 @@ def test_evaluate_writes_records_that_name_their_bundle(
     assert "on phantom:B:16000000+2@128, not of" in told, ":B: is no emoji"
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"), [(("--institution", "b"), "any, A, B"), (("--matrix", "300"), "a multiple of 128")]
+)
+def test_simulated_exams_that_there_are_not_are_wrong_usage(
+    options: tuple[str, str],
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One sentence, and nothing is written: the folder would belong to records that cannot be made."""
+    out = tmp_path / "study" / "first" / "test"
+    assert run(monkeypatch, "evaluate", "default", "phantom", "--out", str(out), *options) == 2
+    assert hint in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
 def test_readings_of_real_exams_are_not_made_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
