@@ -189,10 +189,19 @@ def _not_established(
         wanted = ", ".join(_object(str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in assoc.rejected_contexts)
         return ClassesRefused(f"{name_of(destination)} accepts no {wanted}{hint(NO_CONTEXT)}")
     if rejections:
-        question = f"; does it know our AE title {assoc.requestor.ae_title!r} and this address?"
-        return DestinationUnavailable(f"{name_of(destination)} rejected the association: {rejections[0]}{question}")
+        look_at = _look_at(rejections[0], ours=assoc.requestor.ae_title, theirs=destination.ae_title)
+        return DestinationUnavailable(f"{name_of(destination)} rejected the association: {rejections[0]}{look_at}")
     why = "connection refused, lost or timed out; does it run, and is this its address?"
     return DestinationUnavailable(f"no association with {name_of(destination)}: {why}")
+
+
+def _look_at(reason: str, *, ours: str, theirs: str) -> str:
+    """What an administrator can look at, by the reason of an A-ASSOCIATE-RJ as pynetdicom words it (PS3.8 9.3.4)."""
+    if reason in ("Temporary congestion", "Local limit exceeded"):
+        return ""
+    if reason == "Called AE title not recognised":
+        return f"; it has another AE title than {theirs!r}"
+    return f"; does it know our AE title {ours!r} and this address?"
 
 
 def name_of(destination: DestinationConfig) -> str:

@@ -104,6 +104,31 @@ def test_a_rejected_association_is_tried_again_and_explained(files: list[Path]) 
 
 
 @pytest.mark.peer("dcmtk")
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ({"require_calling_aet": ["OTHER"]}, "; does it know our AE title 'ICHNODE' and this address?"),
+        ({"require_called_aet": True}, "; it has another AE title than 'STORESCP'"),
+        ({"maximum_associations": 0}, ""),
+    ],
+    ids=["calling", "called", "limit"],
+)
+def test_a_rejection_says_what_to_look_at_by_its_reason(setting: dict[str, object], hint: str) -> None:
+    """Not our AE title where the peer knows it and is full, or is called by a wrong one."""
+    ae = AE(ae_title="PACS")
+    ae.add_supported_context(Verification)
+    for name, value in setting.items():
+        setattr(ae, name if hint else f"_{name}", value)  # pynetdicom itself takes no limit below 1
+    server = ae.start_server((HOST, 0), block=False)
+    try:
+        with pytest.raises(DestinationUnavailable) as caught:
+            scu.echo(at(server.socket.getsockname()[1]), NodeConfig())
+    finally:
+        server.shutdown()
+    told = str(caught.value)
+    assert told.partition("rejected the association: ")[2].partition(";")[1:] == (hint[:1], hint[1:])
+
+
 def test_a_pacs_that_aborts_is_tried_again(files: list[Path]) -> None:
     """In the middle of the first file; both get an answer."""
     with StoreScp(options=["--abort-during"]) as scp:
