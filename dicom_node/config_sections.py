@@ -101,6 +101,8 @@ class ListenerConfig(Section):
     @field_validator("tls")
     @classmethod
     def _whole_tls(cls, value: TlsConfig) -> TlsConfig:
+        if value.enabled and value.ca_certificates is None:
+            raise ValueError("ca_certificates is missing: peers show a certificate too, and it says whose are good")
         return with_certificate(value)
 
 

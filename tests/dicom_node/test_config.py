@@ -111,6 +111,7 @@ def test_config_toml_says_where_the_eligibility_rules_are() -> None:
         ("[[listener.peer]]\nae_title = 'A'\naddresses = ['1.2.3.400']", "c.toml:3: listener.peer.0.addresses: '1.2"),
         ("[[listener.peer]]\nae_title = 'A'\nhost = 'h'", "c.toml:1: listener.peer.0: host and port go together"),
         ("[listener.tls]\nca_certificates = 'x'", "c.toml:1: listener.tls: TLS needs `certificate`"),
+        ("[listener.tls]\ncertificate = 'x'", "c.toml:1: listener.tls: ca_certificates is missing: peers show a"),
         ("[database]\nurl = 'mysql://x'", "c.toml:2: database.url: use sqlite:///file or postgresql+psycopg://"),
         ("[database]\nurl = 'nonsense'", "c.toml:2: database.url: not an SQLAlchemy URL"),
         ("[broker]\nurl = 'kafka://x'", "c.toml:2: broker.url: use amqp://"),
@@ -230,7 +231,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "bundle.json").write_text("{}")
     (tmp_path / "config.toml").write_text(
-        "[node]\ndata_dir = 'd'\n[listener.tls]\ncertificate = 'c.crt'\n[worker]\nbundle = 'mine'\n"
+        "[node]\ndata_dir = 'd'\n[listener.tls]\ncertificate = 'c.crt'\nca_certificates = 'ca.pem'\n"
+        "[worker]\nbundle = 'mine'\n"
     )
     config = load_config(tmp_path / "config.toml")
     assert config.node.data_dir == tmp_path / "d"

@@ -62,7 +62,8 @@ def test_it_follows_the_configuration() -> None:
     """Peers, destinations, TLS, times and what results are made."""
     text = of(
         '[node]\nae_title = "BRAIN"\n[listener]\nport = 4242\nallow_loopback = false\ncheck_called_ae_title = false\n'
-        'max_pdu_bytes = 0\nsop_classes = ["1.2.840.10008.5.1.4.1.1.2"]\n[listener.tls]\ncertificate = "c"\n'
+        'max_pdu_bytes = 0\nsop_classes = ["1.2.840.10008.5.1.4.1.1.2"]\n'
+        '[listener.tls]\ncertificate = "c"\nca_certificates = "a"\n'
         '[[listener.peer]]\nae_title = "PACS"\naddresses = ["192.0.2.0/24"]\n'
         'host = "pacs"\nport = 104\n'
         "[results]\nsend_seg_when_negative = false\nsend_sr_when_rejected = false\n"

@@ -148,7 +148,11 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
     for name in ("node", "other"):
         _certificate(tmp_path / name, days=10)
     monkeypatch.setattr(doctor, "datetime", _clock(ahead=timedelta(days=10 - days)))
-    tls = f'[listener.tls]\ncertificate = "{tmp_path}/node.crt"\nprivate_key = "{tmp_path}/{{}}.key"'
+    tls = f"""[listener.tls]
+certificate = "{tmp_path}/node.crt"
+private_key = "{tmp_path}/{{}}.key"
+ca_certificates = "{tmp_path}/node.crt"
+"""
     finding = _of_listener(make_config(tmp_path, text=tls.format("node")))
     assert finding.ok == (days == 365)
     assert ("expired" in finding.found) == (days < 0)
