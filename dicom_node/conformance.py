@@ -87,10 +87,11 @@ def _scp(config: Config) -> str:
     called = "must be this node's" if listener.check_called_ae_title else "is not checked"
     statuses = "\n".join(f"| 0x{status:04X} | {meaning} |" for status, meaning in STORE_ANSWERS.items())
     plain = " and ".join(UID(uid).name for uid in UNCOMPRESSED)
+    most = listener.max_associations * listener.acceptor_processes  # each process counts its own
     pdu = "unlimited" if listener.max_pdu_bytes == 0 else f"{listener.max_pdu_bytes} bytes"
     return f"""## Storage and verification SCP
 
-Maximum PDU {pdu}; at most {listener.max_associations} associations at a time; an association that is idle for
+Maximum PDU {pdu}; at most {most} associations at a time; an association that is idle for
 {listener.idle_timeout_s:g} s is aborted, one that is not negotiated in {listener.negotiation_timeout_s:g} s too.
 Asynchronous operations are not negotiated. Level 2 (full) storage: datasets are kept byte for byte as
 received and decoded only in a worker.
@@ -107,7 +108,8 @@ Of the transfer syntaxes that a presentation context offers the first of this ta
 Storage Commitment only {plain} are.
 
 Who may associate: {_peers(config)}. The called AE title {called}.
-A refusal is an A-ASSOCIATE-RJ with the reason of PS3.8 table 9-21.
+A refusal is an A-ASSOCIATE-RJ with the reason of PS3.8 table 9-21; below `listener.min_free_bytes` of free space one
+for storage is refused too (local limit exceeded).
 
 | C-STORE status | when |
 |---|---|
@@ -116,8 +118,9 @@ A refusal is an A-ASSOCIATE-RJ with the reason of PS3.8 table 9-21.
 
 
 def _peers(config: Config) -> str:
+    processes = config.listener.acceptor_processes
     named = [
-        f"`{p.ae_title}` from {', '.join(p.addresses) or 'any address'} ({p.max_associations} at a time)"
+        f"`{p.ae_title}` from {', '.join(p.addresses) or 'any address'} ({p.max_associations * processes} at a time)"
         for p in config.listener.peer
     ]
     if config.listener.allow_loopback:

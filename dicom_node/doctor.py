@@ -60,7 +60,7 @@ def _disk(config: Config) -> Iterator[Finding]:
     text = f"{free / 1e9:.1f} GB free in {folder}"
     if low:
         least = config.listener.min_free_bytes / 1e9
-        text += f"; below listener.min_free_bytes ({least:.1f} GB): C-STORE is answered 0xA700"
+        text += f"; below listener.min_free_bytes ({least:.1f} GB): nothing is received (0xA700, associations refused)"
     yield Finding("data directory", ok=not low, found=text)
 
 

@@ -100,4 +100,9 @@ def test_it_follows_the_configuration() -> None:
         )
     )
     assert "numbered from 501 or 9001 on" in bands
+    many = of(
+        '[listener]\nport = 104\nmax_associations = 10\nacceptor_processes = 3\n[[listener.peer]]\nae_title = "CT"\n'
+    )
+    assert "at most 30 associations at a time" in many, "each process counts its own"
+    assert "`CT` from any address (24 at a time)" in many
     assert "Who may associate: nobody" in of("[listener]\nallow_loopback = false")
