@@ -1,7 +1,7 @@
 """The admin CLI `dicom-node`: tables for people, `--json` for machines.
 
 Exit codes: 0 done; 1 it could not be done; 2 wrong usage or configuration; 3 done, but the answer is "no"
-(a study rejected, a check that found something, a ledger that does not balance).
+(a ledger that does not balance, a check that found something, no series to read).
 """
 
 from __future__ import annotations

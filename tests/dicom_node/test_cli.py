@@ -132,6 +132,12 @@ def test_no_command_is_documented_that_is_not_there() -> None:
         assert any(row.split()[: len(name.split())] == name.split() for name in COMMANDS), row
 
 
+def test_every_state_that_can_be_asked_for_is_documented() -> None:
+    """`deliver --list --state committed` and the like."""
+    (row,) = re.findall(r"^\| `deliver --list`.*$", (REPO / "docs" / "cli.md").read_text(), flags=re.MULTILINE)
+    assert {state for state in DeliveryState if not re.search(rf"\b{state}\b", row)} == set()
+
+
 def test_json_is_all_that_is_printed(run: Run, house: House, tmp_path: Path) -> None:
     """For every command that has --json."""
     write(ct_series(slices=3, rows=4, columns=4), tmp_path / "ct")
