@@ -120,9 +120,10 @@ def test_a_rejection_says_what_to_look_at_by_its_reason(setting: dict[str, objec
     for name, value in setting.items():
         setattr(ae, name if hint else f"_{name}", value)  # pynetdicom itself takes no limit below 1
     server = ae.start_server((HOST, 0), block=False)
+    assert server is not None
     try:
         with pytest.raises(DestinationUnavailable) as caught:
-            scu.echo(at(server.socket.getsockname()[1]), NodeConfig())
+            scu.echo(at(server.server_address[1]), NodeConfig())
     finally:
         server.shutdown()
     told = str(caught.value)
