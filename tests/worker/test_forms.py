@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,12 +224,17 @@ def test_equal_arguments_give_equal_bytes(make_exam: MakeExam, form: Form) -> No
 
 
 def test_series_are_numbered_in_a_band_and_described_as_configured(make_exam: MakeExam) -> None:
-    """A destination's own band and words."""
-    plan = SeriesPlan(first_number=700, words=ResultsConfig(sr_series_description="Report"))
+    """A destination's own band and words, in every form; the pages of a series are numbered in their order."""
+    words: dict[str, Any] = {f"{kind.lower()}_series_description": f"Our {kind}" for kind in ResultKind}
+    plan = SeriesPlan(first_number=700, words=ResultsConfig(**words))
     exam = replace(make_exam(), context=replace(CONTEXT, series=plan))
     seg = exam.seg()
-    sr = exam.sr(seg)
-    assert (seg.SeriesNumber, sr.SeriesNumber, sr.SeriesDescription) == (700, 701, "Report")
+    numbers = {"SEG": 700, "SR": 701, "KOS": 702, "SC": 703, "PDF": 704}
+    for form in map(Form, FormName):
+        made = write_form(form, exam.context, exam, beside=[seg])
+        told = {(ds.SeriesNumber, ds.SeriesDescription) for ds in made}
+        assert told == {(numbers[form.kind], f"Our {form.kind}")}
+        assert [ds.InstanceNumber for ds in made] == list(range(1, len(made) + 1))
     for wrong in (lambda: SeriesPlan(first_number=0), lambda: SeriesLabel(0, "x"), lambda: SeriesLabel(1, "x" * 65)):
         with pytest.raises(ValueError, match="series"):
             wrong()

@@ -3,6 +3,7 @@ import hashlib
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,11 @@ def test_derived_uids_are_valid_uuids() -> None:
     assert derive_uid("a", "bc") != derive_uid("ab", "c")
 
 
+def test_a_uid_stays_what_it_was() -> None:
+    """Another one for the same input would leave a PACS with the result twice after an update."""
+    assert derive_uid("frame of reference", "1.2.3") == "2.25.16887771134444950132860615057738524255"
+
+
 @pytest.mark.peer("dicom3tools")
 def test_a_source_without_frame_of_reference_gets_one_that_stays(make_exam: MakeExam) -> None:
     """The same for every result of the series, another for another series."""
@@ -266,10 +272,26 @@ def test_lesions_that_are_not_the_mask_are_refused(make_exam: MakeExam, fault: s
     assert caught.value.code == "SEG_LESIONS"
 
 
-def test_the_zone_of_the_source_holds_for_the_result(make_exam: MakeExam) -> None:
-    """One offset holds for all times of an object, the copied StudyTime too."""
-    seg = make_exam(extra={"TimezoneOffsetFromUTC": "+0530"}).seg()
-    assert (seg.TimezoneOffsetFromUTC, seg.SeriesTime) == ("+0530", "103607")
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("+0530", ("+0530", "20260304", "103607")),
+        ("-0830", ("-0830", "20260303", "203607")),
+        ("", ("+0100", "20260304", "060607")),
+        ("CET", ("+0100", "20260304", "060607")),
+        ("+9900", ("+0100", "20260304", "060607")),
+    ],
+)
+def test_the_zone_of_the_source_holds_for_the_result(
+    make_exam: MakeExam, told: str, expected: tuple[str, str, str]
+) -> None:
+    """One offset holds for all times of an object, the copied StudyTime too; else that of the settings."""
+    context = replace(CONTEXT, local_zone=timezone(timedelta(hours=1)))
+    seg = replace(make_exam(extra={"TimezoneOffsetFromUTC": told}), context=context).seg()
+    assert (seg.TimezoneOffsetFromUTC, seg.SeriesDate, seg.SeriesTime) == expected
+    assert (seg.ContentDate, seg.ContentTime) == expected[1:]
+    made_at = seg.ContributingEquipmentSequence[-1].ContributionDateTime
+    assert datetime.strptime(str(made_at), "%Y%m%d%H%M%S%z") == CONTEXT.created_at
 
 
 def test_save_writes_the_bytes_it_names_and_leaves_nothing_else(make_exam: MakeExam, tmp_path: Path) -> None:
