@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from pydicom import Dataset
 
 from dicom_node.result_forms import Form, FormName
 from tests.peers.dicom3tools import dciodvfy
-from tests.worker.conftest import Exam, raw_element
+from tests.worker.conftest import BUNDLE, Exam, raw_element
 from worker.results.checks import check_form
+from worker.results.context import Equipment
 from worker.results.files import through_bytes
 from worker.results.forms import write_form
 
@@ -76,3 +78,20 @@ def test_what_is_valid_is_passed_on(make_exam: MakeExam, name: FormName) -> None
     assert ds.InstitutionName == algorithm.InstitutionName == "House"
     assert (ds.LossyImageCompression, ds.LossyImageCompressionRatio) == ("01", [10, 2])
     assert "LossyImageCompressionMethod" not in ds
+
+
+@pytest.mark.parametrize("name", [FormName.SEG_BINARY, FormName.SR_3D, FormName.KOS, FormName.SC, FormName.PDF])
+def test_every_object_says_which_node_and_which_bundle_made_it(make_exam: MakeExam, name: FormName) -> None:
+    """Not the scanner: after an update or a recall, the objects of one installation or of one bundle can be told."""
+    exam = make_exam(extra={"Manufacturer": "GE", "ManufacturerModelName": "CT 1", "DeviceSerialNumber": "S"})
+    node = Equipment("House", "reader", "7", "3.1")
+    ds = written(replace(exam, context=replace(exam.context, equipment=node)), name)
+    scanner, algorithm = ds.ContributingEquipmentSequence
+    assert (scanner.Manufacturer, scanner.ManufacturerModelName, scanner.DeviceSerialNumber) == ("GE", "CT 1", "S")
+    assert (ds.Manufacturer, ds.ManufacturerModelName, ds.DeviceSerialNumber) == ("House", "reader", "7")
+    assert (algorithm.Manufacturer, algorithm.ManufacturerModelName) == ("House", BUNDLE.name)
+    for one in (ds, algorithm):
+        assert one.SoftwareVersions == ["3.1", f"{BUNDLE.name} {BUNDLE.version}"]
+        assert one.DeviceUID == BUNDLE.device_uid
+    assert BUNDLE.digest in algorithm.ContributionDescription
+    assert ds.ContentQualification == "RESEARCH"
