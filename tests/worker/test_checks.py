@@ -13,7 +13,7 @@ from worker.results.checks import check_form, check_rejection
 from worker.results.errors import ResultInvalid
 from worker.results.forms import write_rejection
 from worker.results.report_tree import concept, walk
-from worker.results.source import read_source
+from worker.results.source import order_source, read_source
 
 MakeExam = Callable[..., Exam]
 
@@ -128,6 +128,7 @@ SPOILED_SEG: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "another study": (lambda ds: setattr(ds, "StudyInstanceUID", "1.2.9"), "RESULT_IDENTITY"),
     "another character set": (lambda ds: setattr(ds, "SpecificCharacterSet", "ISO_IR 101"), "RESULT_CHARSET"),
     "required attribute gone": (lambda ds: delattr(ds, "ContentLabel"), "RESULT_ATTRIBUTES"),
+    "attribute gone that may be empty": (lambda ds: delattr(ds, "ContentDescription"), "RESULT_ATTRIBUTES"),
     "nested attribute gone": (lambda ds: delattr(ds.SegmentSequence[0], "SegmentAlgorithmType"), "RESULT_ATTRIBUTES"),
     "no research flag": (lambda ds: delattr(ds, "ContentQualification"), "RESULT_ATTRIBUTES"),
     "UID with leading zero": (lambda ds: setattr(ds, "DeviceUID", "1.2.03"), "RESULT_UID"),
@@ -162,6 +163,14 @@ def test_a_spoiled_segmentation_is_stopped(make_exam: MakeExam, spoil: Callable[
     sr = exam.sr(seg)
     spoil(seg)
     assert judge(exam, seg, sr) == code
+
+
+def test_a_voxel_in_the_segmentation_of_a_negative_exam_is_stopped(make_exam: MakeExam) -> None:
+    """There is no lesion to compare it with, only the empty mask."""
+    exam = make_exam(positive=False)
+    seg = exam.seg()
+    one_voxel(seg)
+    assert judge(exam, seg, exam.sr(seg)) == "SEG_VOXELS"
 
 
 def item(sr: Dataset, code: str) -> Dataset:
@@ -253,3 +262,16 @@ def test_the_source_is_read_in_volume_order_and_must_be_whole(make_exam: MakeExa
     with pytest.raises(ResultInvalid) as caught:
         read_source(paths[1:], exam.volume.geometry)
     assert caught.value.code == "SOURCE_INCOMPLETE"
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_slices_of_two_series_or_of_none_are_no_source(make_exam: MakeExam, keyword: str) -> None:
+    """The result would go to the patient of the first slice."""
+    exam = make_exam()
+    headers = {str(header.SOPInstanceUID): header for header in exam.source.headers}
+    last = exam.source.headers[-1]
+    for wrong in (lambda: setattr(last, keyword, "1.2.9"), lambda: [h.pop(keyword) for h in headers.values()]):
+        wrong()
+        with pytest.raises(ResultInvalid) as caught:
+            order_source(headers, exam.source.geometry)
+        assert caught.value.code == "SOURCE_MIXED"
