@@ -3,19 +3,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import ImplicitVRLittleEndian
 
+from dicom_node.config_sections import ResultsConfig
 from dicom_node.result_forms import Form, FormName
+from dicom_node.states import ResultKind
 from tests.peers.dcmqi import read_report, values
 from tests.peers.dicom3tools import dcentvfy, dciodvfy
 from tests.peers.presence import find, need
-from tests.worker.conftest import CONTEXT, SR_FORM, Exam, as_received, raw_element
+from tests.worker.conftest import BUNDLE, CONTEXT, SR_FORM, Exam, as_received, raw_element
 from worker.results.checks import check_rejection
-from worker.results.context import Equipment
+from worker.results.context import Equipment, SeriesPlan
 from worker.results.errors import ResultInvalid
 from worker.results.files import encode, save
 from worker.results.forms import write_form, write_rejection
@@ -24,6 +27,7 @@ from worker.results.report_tree import concept, reported_lesions, summary_text, 
 from worker.results.summary import summary_sentence
 
 MakeExam = Callable[..., Exam]
+THRESHOLDS = "exam >= 0.5, voxel >= 0.4, lesion >= 0.1 mL"
 NAMES: dict[str, tuple[str | list[str] | None, str]] = {
     "Latin 1": ("ISO_IR 100", "Müller^Jörg"),
     "UTF-8": ("ISO_IR 192", "Wang^XiaoDong=王^小东"),
@@ -71,6 +75,37 @@ def test_the_answer_and_each_lesion_can_be_read_from_the_tree(make_exam: MakeExa
     assert [image.ReferencedSOPInstanceUID for image in images] == [uids[z] for z in sorted(shown)]
 
 
+def test_a_report_is_complete_preliminary_and_not_verified(make_exam: MakeExam) -> None:
+    """No physician has seen it; and a rejection is no more than that either."""
+    exam = make_exam()
+    for sr in (exam.sr(exam.seg()), rejection(exam.header)):
+        assert (sr.CompletionFlag, sr.PreliminaryFlag, sr.VerificationFlag) == ("COMPLETE", "PRELIMINARY", "UNVERIFIED")
+
+
+def test_the_tree_says_who_found_it_by_which_thresholds_and_in_what(make_exam: MakeExam) -> None:
+    """The device, and in each group the algorithm and the site; of a lesion also the series that was read."""
+    exam = make_exam()
+    sr = exam.write(replace(SR_FORM, planar_regions=True), exam.seg())
+    device = {concept(item): item for item in sr.ContentSequence}
+    assert (device["121012"].UID, device["121013"].TextValue) == (BUNDLE.device_uid, "compact 1.2.0")
+    groups = [
+        {concept(child): child for child in item.ContentSequence} for item in walk(sr) if concept(item) == "125007"
+    ]
+    assert len(groups) == 5
+    for group in groups:
+        algorithm = [group[code].TextValue for code in ("111001", "111003", "111002")]
+        assert algorithm == ["compact", "1.2.0", THRESHOLDS]
+        assert group["363698007"].ConceptCodeSequence[0].CodeValue == "1101003"
+    for group in groups[1::2]:
+        read_series = group["121232"].UID
+        assert read_series == exam.source.series_instance_uid
+        (derivation,) = group["112031"].ContentSequence
+        assert (concept(derivation), derivation.ConceptCodeSequence[0].CodeValue) == ("121401", "373098007")
+    (shown,), region = groups[0]["122157"].ContentSequence, groups[2]["111030"]
+    assert shown.GraphicData == region.GraphicData
+    assert shown.ContentSequence[0].ReferencedSOPSequence[0] == region.ContentSequence[0].ReferencedSOPSequence[0]
+
+
 def test_lesions_carry_the_tracking_uids_of_the_segments(make_exam: MakeExam) -> None:
     """A PACS joins SEG and SR by them."""
     exam = make_exam()
@@ -89,7 +124,7 @@ def test_the_summary_line_says_it_all(make_exam: MakeExam) -> None:
     assert line == summary_sentence(exam.prediction, exam.lesions, CONTEXT.operating_points)
     total_ml = sum(lesion.volume_ml for lesion in exam.lesions)
     of_all = f"2 regions, {total_ml:.1f} mL in all, largest {exam.lesions[0].volume_ml:.1f} mL, right."
-    for part in ("PRESENT", "0.93", of_all, "exam >= 0.5", "compact 1.2.0", "RESEARCH USE ONLY"):
+    for part in ("PRESENT", "0.93", of_all, THRESHOLDS, "compact 1.2.0 (abababababab)", "RESEARCH USE ONLY"):
         assert part in line
     other = exam.lesions[1]
     line = summary_sentence(exam.prediction, [other], CONTEXT.operating_points)
@@ -230,15 +265,25 @@ def through(ds: Dataset) -> Dataset:
     return dcmread(BytesIO(encode(ds)))
 
 
-def test_own_texts_beyond_ascii_turn_the_whole_object_to_utf_8(make_exam: MakeExam) -> None:
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"equipment": Equipment(institution_name="Universitätsklinikum Süd")},
+        {"series": SeriesPlan(9001, ResultsConfig(seg_series_description="Blutung, für Ärzte"))},
+        {"bundle": replace(BUNDLE, name="Prüfung")},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_own_texts_beyond_ascii_turn_the_whole_object_to_utf_8(make_exam: MakeExam, own: dict[str, Any]) -> None:
     """A hospital's name in the settings must not break a patient's name in another character set."""
     exam = make_exam(charset=["", "ISO 2022 IR 87"], patient_name="Yamada^Tarou=山田^太郎=やまだ^たろう")
-    equipment = Equipment(institution_name="Universitätsklinikum Süd")
-    exam = replace(exam, context=replace(CONTEXT, equipment=equipment))
+    exam = replace(exam, context=replace(CONTEXT, **own))
     seg = through(exam.seg())
     assert seg.SpecificCharacterSet == "ISO_IR 192"
     assert str(seg.PatientName) == "Yamada^Tarou=山田^太郎=やまだ^たろう"
-    assert seg.InstitutionName == "Universitätsklinikum Süd"
+    assert seg.get("InstitutionName") == exam.context.equipment.institution_name
+    assert seg.SeriesDescription == exam.context.series.label(ResultKind.SEG).description
+    assert seg.SegmentSequence[0].SegmentAlgorithmName == exam.context.bundle.name
     exam.check(seg, exam.sr(seg))
 
 
