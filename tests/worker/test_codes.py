@@ -32,8 +32,10 @@ def test_codes_stand_in_the_context_groups_that_they_name() -> None:
     assert len(named) > 30
     for name, cid in named:
         group = getattr(codes, f"cid{cid}")
-        members = {(code.value, code.scheme_designator) for code in map(group.__getattr__, group.dir())}
+        members = {(code.value, code.scheme_designator): code.meaning for code in map(group.__getattr__, group.dir())}
         assert (coded(name).value, coded(name).scheme_designator) in members, f"[{name}] is not in CID {cid}"
+        meaning = members[coded(name).value, coded(name).scheme_designator].casefold()
+        assert meaning in {coded(name).meaning.casefold(), coded(name).value}, f"[{name}] means {meaning}"
 
 
 def test_every_answer_has_a_code() -> None:
