@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import ImageDraw
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
@@ -161,3 +162,17 @@ def real_exam() -> Exam:
     prediction, lesions = predicted(volume, two_regions(volume.hu.shape), 0.8)
     headers = {str(header.SOPInstanceUID): header for header in (dcmread(p, stop_before_pixels=True) for p in paths)}
     return Exam(order_source(headers, volume.geometry), volume, prediction, lesions)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float, str]]:
+    """Every text that is drawn into a picture from here on: x, y and what."""
+    texts: list[tuple[float, float, str]] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, *args: Any, **options: Any) -> None:
+        texts.append((*xy, text))
+        draw(self, xy, text, *args, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return texts

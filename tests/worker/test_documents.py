@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from dicom_node.result_forms import Form, FormName
 from ml.labels import Subtype
 from ml.prediction import Lesion, Region
 from tests.worker.conftest import CONTEXT, Exam
+from worker.results import pdf
 from worker.results.checks import check_form
 from worker.results.context import RESEARCH_NOTICE
 from worker.results.errors import ResultInvalid
-from worker.results.forms import write_form
+from worker.results.forms import write_form, write_rejection
 from worker.results.kos import key_slices
+from worker.results.overlay import font
 from worker.results.pages import MOST_KEY_PAGES
 from worker.results.pdf import MOST_ROWS, page_texts
 from worker.results.report_tree import concept, referenced_instances, walk
@@ -149,6 +152,58 @@ def test_the_contour_of_a_page_lies_on_its_side(make_exam: MakeExam) -> None:
     page = write_form(CAPTURE, CONTEXT, exam)[1].pixel_array.astype(int)
     _, x = np.nonzero(np.abs(page - [255, 64, 32]).sum(axis=2) == 0)
     assert 0.1 < x.mean() / page.shape[1] < 0.45
+
+
+def test_each_page_says_what_it_shows(make_exam: MakeExam, drawn: list[tuple[float, float, str]]) -> None:
+    """The summary the answer and the table; a key page its slice, and the lesions on that slice alone."""
+    exam = make_exam()
+    one, other = exam.lesions
+    write_form(CAPTURE, CONTEXT, exam)
+    starts = [at for at, (_, y, text) in enumerate(drawn) if text == RESEARCH_NOTICE and y == 18]
+    summary, *pages = (drawn[start:end] for start, end in pairwise([*starts, len(drawn)]))
+    rows: dict[float, list[str]] = {}
+    for _, y, text in sorted(summary):
+        rows.setdefault(y, []).append(text)
+    texts = {text for *_, text in summary}
+    total = f"2 regions, {one.volume_ml + other.volume_ml:.1f} mL"
+    assert {"PRESENT", "probability 0.93", total, "compact 1.2.0 (abababababab)"} <= texts
+    assert f"thresholds: {CONTEXT.operating_points.as_text()}" in texts
+    for lesion, side in ((one, "right"), (other, "left")):
+        slices = ", ".join(str(z + 1) for z in lesion.key_slices)
+        told = [f"{lesion.volume_ml:.1f}", "4.5", "12.3", f"{lesion.mean_hu:.0f}", slices]
+        assert [str(lesion.number), side, *told] in rows.values()
+    heads = {2: "1: right, {0:.1f} mL", 3: "1: right, {0:.1f} mL", 5: "1: right, {0:.1f} mL   2: left, {1:.1f} mL"}
+    heads[6] = "2: left, {1:.1f} mL"
+    assert sorted(key_slices(exam)) == list(heads)
+    for page, (z, head) in zip(pages, heads.items(), strict=True):
+        texts = {text for *_, text in page}
+        assert head.format(one.volume_ml, other.volume_ml) in texts
+        assert [text for text in texts if text.startswith(f"slice {z + 1} of 9")]
+
+
+def test_the_page_of_a_rejected_study_says_why(make_exam: MakeExam, drawn: list[tuple[float, float, str]]) -> None:
+    """Code and whole sentence, in lines that end on the page, and that no finding is meant."""
+    sentence = f"The series has {'very ' * 60}few slices."
+    write_rejection(CAPTURE, CONTEXT, make_exam().header, code="TOO_FEW_SLICES", sentence=sentence)
+    told = " ".join(text for *_, text in drawn)
+    for part in ("Not analysed", "TOO_FEW_SLICES", sentence, "No statement about hemorrhage is made."):
+        assert part in " ".join(told.split())
+    for x, y, text in drawn:
+        if text != RESEARCH_NOTICE:
+            assert x + font(28).getlength(text) < 1024
+            assert y + 28 < 1024 - 36
+
+
+def test_a_pdf_whose_second_page_lacks_the_banner_is_stopped(
+    make_exam: MakeExam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be printed alone."""
+    exam = spotted(make_exam(), 40)
+    furnish = pdf._furnish
+    monkeypatch.setattr(pdf, "_furnish", lambda canvas, page: furnish(canvas, page) if page.page == 1 else None)
+    datasets = write_form(PDF, CONTEXT, exam)
+    assert len(page_texts(datasets[0].EncapsulatedDocument)) == 2
+    assert judge(PDF, datasets, exam) == "PDF_BANNER"
 
 
 def without_banner(ds: Dataset) -> None:

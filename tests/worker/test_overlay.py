@@ -10,7 +10,7 @@ from PIL import Image
 from ml.prediction import Region
 from ml.volume import Geometry
 from tests.worker.conftest import Exam
-from worker.results.overlay import hanging, head_box, panel_slices, write_overlay
+from worker.results.overlay import draw_panel, hanging, head_box, panel_slices, write_overlay
 
 MakeExam = Callable[..., Exam]
 ORANGE = np.array([255, 64, 32])
@@ -68,6 +68,58 @@ def test_the_patients_right_is_on_the_left_however_the_slices_are_stored(
     assert down < 0.5
     sides = hanging(exam.volume.geometry)
     assert (sides.right, sides.bottom) == ("L", "P")
+
+
+@pytest.mark.parametrize(("axes", "turn"), WAYS.values(), ids=WAYS)
+def test_the_letters_at_the_edges_are_the_patients_sides(
+    make_exam: MakeExam,
+    drawn: list[tuple[float, float, str]],
+    axes: tuple[tuple[float, float, float], ...],
+    turn: object,
+) -> None:
+    """A reader believes the letter; and the number of a lesion stands right beside it."""
+    exam = make_exam(rows=48, columns=48)
+    exam = turned(replace(exam, lesions=exam.lesions[:1]), (axes[0], axes[1]), turn)
+    panel = draw_panel(exam.volume, 3, exam.lesions)
+    where = {text: (x / panel.width, y / panel.height) for x, y, text in drawn}
+    assert (where["R"][0] < 0.05, where["L"][0] > 0.95) == (True, True)
+    assert (where["A"][1] < 0.1, where["P"][1] > 0.85) == (True, True)
+    y, x = np.nonzero(np.abs(np.asarray(panel).astype(int) - ORANGE).sum(axis=2) == 0)
+    below = y > where["1"][1] * panel.height + 24  # the number itself is orange too
+    beside = (x[below].max() / panel.width, y.min() / panel.height)
+    assert where["1"] == pytest.approx(beside, abs=0.03)
+
+
+@pytest.mark.parametrize(("z", "grey"), [(0, 0), (1, 64), (4, 128), (7, 191), (8, 255)])
+def test_a_panel_shows_its_own_slice_in_the_brain_window(
+    make_exam: MakeExam, drawn: list[tuple[float, float, str]], z: int, grey: int
+) -> None:
+    """0 HU is black and 80 HU white; the caption tells slice and height, the bar is 5 cm long."""
+    volume = make_exam(rows=40, columns=40, pixel_spacing=(2.5, 2.5), spacing_mm=5.0).volume
+    levels_hu = np.array([-30, 20, 30, 35, 40, 45, 50, 60, 90], dtype=np.float32)
+    panel = draw_panel(replace(volume, hu=np.broadcast_to(levels_hu[:, None, None], volume.hu.shape)), z, [])
+    pixels = np.asarray(panel).astype(int)
+    assert (pixels[100:180, 100:180] == grey).all()
+    assert f"slice {z + 1} of 9   {5.0 * z:.1f} mm" in [text for *_, text in drawn]
+    foot = pixels[-11] == 235
+    bar = np.diff(np.flatnonzero(np.diff(np.pad(foot.all(axis=1), 1).astype(int))))
+    assert bar.max() == pytest.approx(50 * 400 / 100, abs=2)
+
+
+def test_the_head_of_the_picture_says_what_was_found(
+    make_exam: MakeExam, drawn: list[tuple[float, float, str]], tmp_path: Path
+) -> None:
+    """Answer, probability, volumes, and each lesion with its side."""
+    exam = make_exam()
+    one, other = exam.lesions
+    write_overlay(exam.volume, tmp_path / "o.png", prediction=exam.prediction, lesions=exam.lesions)
+    volumes = [f"{ml:.1f} mL" for ml in (one.volume_ml + other.volume_ml, one.volume_ml, other.volume_ml)]
+    head = [text for *_, text in drawn if "mL" in text or "window" in text]
+    assert head == [
+        f"Intracranial hemorrhage PRESENT   probability 0.93   2 regions, {volumes[0]}",
+        "compact 1.2.0   window 40/80 HU",
+        f"1: {volumes[1]} right   2: {volumes[2]} left",
+    ]
 
 
 def test_oblong_pixels_are_shown_in_true_proportions(make_exam: MakeExam, tmp_path: Path) -> None:
