@@ -106,6 +106,31 @@ def test_abc2_estimates_an_ellipsoid_and_counts_slices_by_their_area() -> None:
     assert counted_mm == 7 * 2.0 + 6 * 1.0
 
 
+def test_abc2_of_a_small_oblique_bleed_is_the_one_worked_out_by_hand() -> None:
+    """A on the slice with the largest area and B at right angles to it, whichever way it runs; pixels of 3 x 1 mm; just
+    75 % of that area is no more than 75 %, just 25 % no less than 25 %.
+    """
+    exam = volume((6, 9, 9), offsets=[0, 5, 10, 15, 22, 29], spacing=(3.0, 1.0))
+    mask = np.zeros((6, 9, 9), dtype=bool)
+    mask[0, 4, 4] = True  # an eighth
+    mask[1, 1:4, 4:6] = True  # three quarters: half of 5 mm
+    mask[2, [1, 2, 3, 4], [1, 2, 3, 4]] = mask[2, [1, 2, 3, 4], [2, 3, 4, 5]] = True  # 5 mm
+    mask[3, 4:6, 4] = True  # a quarter: half of 6 mm
+    longest_mm = np.hypot(12, 4)  # from the middle of the upper edge at the top to that of the lower edge at the bottom
+    width_mm = 2 * 12 / longest_mm  # each row is 2 mm long
+    assert abc2_ml(mask, exam.geometry) == pytest.approx(longest_mm * width_mm * (2.5 + 5 + 3) / 2 / 1000)
+
+
+@pytest.mark.parametrize(("left", "side"), [(4, Side.LEFT), (3, Side.MIDLINE), (2, Side.MIDLINE), (1, Side.RIGHT)])
+@pytest.mark.parametrize("height_mm", [1.0, 2.5, 5.0])
+def test_both_sides_are_judged_alike(left: int, side: Side, height_mm: float) -> None:
+    """Four fifths of a bleed are nearly all of it, left and right, however its volume is rounded."""
+    exam = volume((2, 3, 11), offsets=[0, height_mm], spacing=(1, 1))
+    mask = np.zeros((2, 3, 11), dtype=bool)
+    mask[0, 1, left : left + 5] = True
+    assert side_of(mask, exam.geometry, Midline((1.0, 0.0, 0.0), 4.5)) is side
+
+
 def test_a_side_holds_most_of_the_volume_not_of_the_voxels() -> None:
     """Four voxels of a thick slice on the left, two of a thin one on the right."""
     exam = volume((5, 3, 9), offsets=[0, 1, 2, 12, 22], spacing=(1, 1))
