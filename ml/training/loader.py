@@ -43,8 +43,9 @@ class Packed:
 def load_steps(steps: Dataset[Step], first: int, last: int, machine: Machine) -> Generator[Step]:
     """The steps from `first` up to `last`, made by the machine's loader processes; within `dead_workers_named`."""
     workers, pinned = machine.loader_workers, machine.device != "cpu"
+    own = torch.Generator()  # a loader draws a seed for its processes: not from what a network may draw from
     if not workers:
-        yield from DataLoader(Subset(steps, range(first, last)), batch_size=None, pin_memory=pinned)
+        yield from DataLoader(Subset(steps, range(first, last)), batch_size=None, pin_memory=pinned, generator=own)
         return
     loader = DataLoader(
         _Groups(steps, first, last),
@@ -53,6 +54,7 @@ def load_steps(steps: Dataset[Step], first: int, last: int, machine: Machine) ->
         prefetch_factor=1,
         timeout=machine.loader_timeout_s,
         pin_memory=pinned,
+        generator=own,
     )
     for packed in loader:
         yield from unpack(packed)
