@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from ml.data.shards import ExamShard
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
-from ml.training import workers
+from ml.training import loop, workers
 from ml.training.augmentation import Augmentation
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.loop import CHECKPOINT, train
@@ -146,6 +147,32 @@ def test_a_loader_process_that_dies_while_it_hands_over_is_named(
         raise broken
 
 
+def test_only_the_end_of_a_loader_process_is_called_so() -> None:
+    """What else stops a run is told as it is."""
+    with pytest.raises(RuntimeError, match=r"^CUDA error: unspecified launch failure$"), workers.dead_workers_named():
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_a_loader_process_that_hangs_stops_the_run(exams: list[ExamShard], tmp_path: Path) -> None:
+    """On a network drive that no longer answers: a run of days does not wait for good."""
+
+    class Hanging(PatchBatches):
+        def __getitem__(self, step: int) -> Step:
+            if step == 6:
+                time.sleep(30)
+            return super().__getitem__(step)
+
+    drawn = batches(exams)
+    drawn.__class__ = Hanging
+    machine = Machine(checkpoint_steps=2, loader_workers=1, loader_timeout_s=3.0, tensorboard=False)
+    with pytest.raises(TrainingError, match=r"hung .*last checkpoint is usable"):
+        train(PatchFcn(TINY_NETWORK), drawn, RECIPE, Span(STEPS), folder=tmp_path, machine=machine)
+    kept = load_checkpoint(tmp_path / CHECKPOINT)
+    assert kept is not None
+    assert kept["step"] == 4
+
+
 def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(exams: list[ExamShard], tmp_path: Path) -> None:
     """No file may grow past 8 KB after step 5: the checkpoint of step 6 fails, that of step 4 stays."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -210,8 +237,14 @@ def test_a_damaged_checkpoint_is_known_wherever_the_damage_is(tmp_path: Path) ->
     assert 2 in found
 
 
-def test_a_poisoned_batch_stops_the_run_and_keeps_the_checkpoint(exams: list[ExamShard], tmp_path: Path) -> None:
-    """NaN at step 5: the error names the step; without the poison the run goes on from step 4."""
+@pytest.mark.parametrize("late", [False, True], ids=["", "as on a GPU"])
+def test_a_poisoned_batch_stops_the_run_and_keeps_the_checkpoint(
+    exams: list[ExamShard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    """NaN at step 5: the error names the step; without the poison the run goes on from step 4. So it does where the
+    loss of a step is not there before the next one begins: no checkpoint is written that was not looked at.
+    """
+    monkeypatch.setattr(loop._StepLoss, "is_here", not late)
 
     class Poisoned(PatchBatches):
         def __getitem__(self, step: int) -> Step:

@@ -1,8 +1,11 @@
 """The loop learns, stops safely and resumes exactly."""
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import torch
 from ml.data.shards import ExamShard
 from ml.errors import TrainingError
 from ml.networks.patchfcn import PatchFcn
+from ml.training import loop
 from ml.training.augmentation import Augmentation
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.loop import CHECKPOINT, train
@@ -192,6 +196,40 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
     assert load_checkpoint(tmp_path / "none.pt") is None
 
 
+@pytest.mark.parametrize(("moment", "left"), [("fsync", 2), ("to .previous", 2), ("to checkpoint.pt", 2), ("end", 3)])
+def test_a_run_that_is_killed_while_it_saves_has_a_checkpoint(
+    moment: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any moment, the one between two names too; and no file has its name before the disk has its bytes."""
+    path = tmp_path / CHECKPOINT
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step})
+    moments: list[str] = []
+
+    def reach(name: str) -> None:
+        moments.append(name)
+        if name == moment:
+            raise KeyboardInterrupt
+
+    fsync, rename = os.fsync, Path.replace
+
+    def sync(file: int) -> None:
+        fsync(file)
+        reach("fsync")
+
+    def give_name(old: Path, new: Path) -> Path:
+        reach("to .previous" if new.name.endswith(".previous") else f"to {new.name}")
+        return rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", give_name)
+    with suppress(KeyboardInterrupt):
+        save_checkpoint(path, {"step": 3})
+    everything = ["fsync", "to .previous", "to checkpoint.pt"]
+    assert moments == (everything[: everything.index(moment) + 1] if moment in everything else everything)
+    assert load_checkpoint(path) == {"step": left}
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     """Half a cosine after the warm-up."""
     recipe, span = replace(COMPACT_RECIPE, learning_rate=1.0, warm_up_steps=100), Span(1000)
@@ -208,3 +246,20 @@ def test_checkpoints_go_by_the_clock(exams: list[ExamShard], tmp_path: Path, sec
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == steps
     assert load_checkpoint(tmp_path / CHECKPOINT) is not None
+
+
+def test_time_between_checkpoints_begins_at_the_last_one(
+    exams: list[ExamShard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of steps that take 20 s each, every third has one after the first 50 s; not all from there on."""
+    clock = SimpleNamespace(now=1e6)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def progress(*_: object) -> None:
+        clock.now += 20
+
+    machine = replace(MACHINE, checkpoint_steps=None, checkpoint_s=50.0)
+    drawn = batches(exams, RECIPE.sampling)
+    train(PatchFcn(TINY_NETWORK), drawn, RECIPE, Span(8), folder=tmp_path, machine=machine, progress=progress)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 7, 8]
