@@ -12,7 +12,8 @@ import torch
 
 from ml.bundle import Bundle, load_bundle
 from ml.errors import DeviceError
-from ml.inference.engines import AGREEMENT, EngineName, make_engine
+from ml.inference.engines import AGREEMENT, EngineName, OpenVinoEngine, choose_engine, make_engine
+from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import PAPER, PatchFcn
 
 REPO = Path(__file__).parents[3]
@@ -87,6 +88,37 @@ def test_a_converted_network_is_kept_and_read_back(tiny_bundle: Bundle, tmp_path
     third = make_engine(network, "openvino", device="cpu", threads=1, cache=tmp_path)(images)
     np.testing.assert_array_equal(first.prob, third.prob)
     assert kept.read_text() != "damaged"
+
+
+def test_where_nothing_can_be_kept_the_answer_comes_all_the_same(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """The cache is on a full or a read-only disk."""
+    (tmp_path / "cache").touch()
+    images = np.random.default_rng(0).normal(size=(1, 6, 64, 64)).astype(np.float32)
+    network = tiny_bundle.make_network()
+    wanted = make_engine(network, "torch", device="cpu")(images)
+    found = make_engine(network, "openvino", device="cpu", threads=1, cache=tmp_path / "cache")(images)
+    assert np.abs(found.prob - wanted.prob).max() < AGREEMENT
+
+
+def test_an_engine_takes_no_more_threads_than_it_is_given(tiny_bundle: Bundle) -> None:
+    """A node has a worker for every few processors."""
+    predictor = Predictor(tiny_bundle, device="cpu", engine="openvino", threads=1)
+    predictor.warm_up()
+    assert isinstance(predictor.engine, OpenVinoEngine)
+    (compiled,) = predictor.engine._compiled.values()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+
+
+def test_what_there_is_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO where it is installed, on a CPU; half precision on any GPU, for those who ask for it."""
+    assert choose_engine("auto", device="cpu") == "openvino"
+    assert choose_engine("auto", device="cuda:1") == "torch-channels-last"
+    assert choose_engine("torch-half", device="cuda:1") == "torch-half"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert choose_engine("auto", device="cpu") == "torch-channels-last"
+    with pytest.raises(DeviceError, match="openvino does not run on cpu"):
+        choose_engine("openvino", device="cpu")
 
 
 TWO_ENGINES = """

@@ -1,18 +1,20 @@
 """One exam through the whole of a bundle."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ml.bundle import Bundle
+from ml.bundle import Bundle, identify
 from ml.config import Calibration, Logistic, OperatingPoint
-from ml.inference.engines import F32Array, Outputs
+from ml.inference.brain import FAINT_PROB
+from ml.inference.engines import AGREEMENT, F32Array, Outputs
 from ml.inference.lesions import find_lesions
 from ml.inference.predictor import Predictor
 from ml.inference.scores import apply, exam_features, slice_features
-from ml.volume import Geometry, Volume
+from ml.volume import FloatArray, Geometry, Volume
 from tests.ml.conftest import MakeVolume
 
 
@@ -109,9 +111,17 @@ def test_the_answer_is_the_same_every_time_and_for_every_batch_size(
     assert first.exam_score == pytest.approx(second.exam_score, abs=1e-5)
 
 
-@pytest.mark.parametrize(("step_mm", "bright"), [(5.0, 2), (1.25, 10)], ids=["thick", "thin"])
+@pytest.mark.parametrize(
+    ("offsets_mm", "bright"),
+    [
+        (np.arange(0.0, 50.0, 5.0), 2),
+        (np.arange(0.0, 50.0, 1.25), 10),
+        (np.concatenate([np.arange(0.0, 20.0, 1.25), np.arange(20.0, 60.0, 5.0)]), 10),
+    ],
+    ids=["thick", "thin", "thin below, thick above"],
+)
 def test_feet_first_storage_gives_the_same_answer_slice_by_slice(
-    tiny_bundle: Bundle, make_volume: MakeVolume, step_mm: float, bright: int
+    tiny_bundle: Bundle, make_volume: MakeVolume, offsets_mm: FloatArray, bright: int
 ) -> None:
     """Rows that run to the right reverse the normal: scores must follow their slices, of which one is bright; so they
     must where only some slices are analysed.
@@ -123,7 +133,7 @@ def test_feet_first_storage_gives_the_same_answer_slice_by_slice(
         def __call__(self, images_NCHW: F32Array) -> Outputs:
             return Outputs(np.zeros_like(images_NCHW[:, 0]), images_NCHW[:, 1].mean(axis=(1, 2)))
 
-    volume = make_volume(np.arange(0.0, 50.0, step_mm))
+    volume = make_volume(offsets_mm)
     volume.hu[bright] += 300
     plain = volume.geometry
     mirrored = Volume(
@@ -178,24 +188,39 @@ def test_a_gpu_that_runs_out_of_memory_is_answered_with_smaller_batches_then_the
     assert np.abs(found.prob - wanted.prob).max() < 1e-3
 
 
+@pytest.mark.parametrize("sure", [0.9, FAINT_PROB])
 @pytest.mark.parametrize("brain_only", [False, True], ids=["head", "brain alone"])
-def test_nothing_is_found_outside_the_skull(tiny_bundle: Bundle, make_volume: MakeVolume, brain_only: bool) -> None:
-    """Of a network that sees blood in every pixel the answer is the inside of the skull; where only that was shown to
-    it, there is no skull to judge by.
+def test_nothing_is_found_outside_the_skull(
+    tiny_bundle: Bundle, make_volume: MakeVolume, brain_only: bool, sure: float
+) -> None:
+    """Of a network that sees blood in every pixel, however sure, the answer is the inside of the skull; where only that
+    was shown to it, there is no skull to judge by.
     """
 
     class SeesBlood:
         name = "sees blood"
 
         def __call__(self, images_NCHW: F32Array) -> Outputs:
-            prob = np.full_like(images_NCHW[:, 0], 0.9)
+            prob = np.full_like(images_NCHW[:, 0], sure)
             return Outputs(prob, np.zeros_like(prob[:, 0, 0]))
 
     config = replace(tiny_bundle.config, preprocessing=replace(tiny_bundle.config.preprocessing, brain_only=brain_only))
     predictor = Predictor(replace(tiny_bundle, config=config), device="cpu", engine="torch")
     predictor._engine = SeesBlood()
     volume = make_volume()
-    found = predictor.predict(volume).prob >= 0.5
+    found = predictor.predict(volume).prob >= 0.5 * sure
     soft = (volume.hu > 0) & (volume.hu < 100)
     assert (found & soft).sum() / soft.sum() > 0.9
     assert brain_only == bool(found[volume.hu < -500].any())
+
+
+def test_kept_networks_are_those_of_the_bundles_own_weights(
+    tiny_bundle: Bundle, make_volume: MakeVolume, tmp_path: Path
+) -> None:
+    """One folder for all: the bundle of an update, of the same name, does not say what the one before did."""
+    other = {name: tensor * 1.1 for name, tensor in tiny_bundle.weights.items()}
+    updated = Bundle(tiny_bundle.config, identify(tiny_bundle.config, "1" * 64), other)
+    for bundle in (tiny_bundle, updated, tiny_bundle):
+        wanted = Predictor(bundle, device="cpu", engine="torch").predict(make_volume())
+        found = Predictor(bundle, device="cpu", engine="openvino", cache_dir=tmp_path).predict(make_volume())
+        assert np.abs(found.prob - wanted.prob).max() < AGREEMENT

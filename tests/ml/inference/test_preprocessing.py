@@ -124,6 +124,19 @@ def test_thin_slices_are_averaged_to_slabs_and_analysed_at_2_mm() -> None:
     assert sampling.spread @ offsets[sampling.analysed] == pytest.approx(offsets, abs=1e-4)
 
 
+def test_uneven_slices_are_averaged_and_analysed_as_worked_out_by_hand() -> None:
+    """Thick below, thin above: heights of 5, 4, 3, 2, 1, 1.3 and 1.6 mm. Slabs are of what lies within 2.5 mm of a
+    slice of less than 3.3 mm; the last slice is analysed whatever its distance.
+    """
+    sampling = sample(np.array([0, 5, 8, 11, 12, 13, 14.6]), CONFIG)
+    assert np.array_equal(sampling.slabs[:2], np.eye(7)[:2])
+    assert sampling.slabs[2] == pytest.approx(np.array([0, 1.5, 3, 0.5, 0, 0, 0]) / 5)
+    assert sampling.slabs[6] == pytest.approx(np.array([0, 0, 0, 0, 0.4, 1.3, 1.6]) / 3.3)
+    assert sampling.analysed.tolist() == [0, 1, 2, 3, 5, 6]
+    assert sampling.spread[4] == pytest.approx([0, 0, 0, 0.5, 0.5, 0])
+    assert sampling.neighbours.tolist() == [[0, 0, 1], [0, 1, 3], [1, 2, 5], [1, 3, 6], [2, 5, 6], [3, 6, 6]]
+
+
 @pytest.mark.parametrize("step_mm", [0.4, 1.0, 2.0])
 @pytest.mark.parametrize("first_mm", [-0.7, 0.3, -47.1, -83.7])
 def test_the_height_of_the_table_decides_nothing(step_mm: float, first_mm: float) -> None:
