@@ -51,9 +51,9 @@ def find_midline(volume: Volume) -> Midline:
         points = points_lps(shape, volume.geometry, step=step)
         if len(points) >= FEWEST_POINTS:
             return _symmetry_plane(points, head_turn(volume))
-    corners = np.ones_like(volume.hu[:, :2, :2], dtype=np.bool_)
-    edges = points_lps(corners, volume.geometry, step=min(volume.hu.shape[1:]) - 1)
-    return Midline((1.0, 0.0, 0.0), float(edges[:, 0].mean()))
+    slices, height, width = volume.hu.shape
+    middles = [volume.geometry.to_lps(z, (height - 1) / 2, (width - 1) / 2) for z in range(slices)]
+    return Midline((1.0, 0.0, 0.0), float(np.mean(middles, axis=0)[0]))
 
 
 def _symmetry_plane(points: FloatArray, turn: float) -> Midline:

@@ -8,7 +8,7 @@ import pytest
 
 from ml.inference.lesions import find_lesions, side_of
 from ml.inference.midline import find_midline
-from ml.inference.pose import points_lps
+from ml.inference.pose import points_lps, symmetry
 from ml.prediction import Side
 from ml.training.paint import paint_bleeds
 from ml.volume import FloatArray, Geometry, Volume
@@ -112,12 +112,24 @@ def test_sides_are_the_patients_however_the_slices_are_stored(flip: str) -> None
     assert lesion.side is Side.LEFT
 
 
-def test_without_any_head_the_midline_is_the_middle_of_the_picture() -> None:
-    """A picture of air has no symmetry; nothing fails."""
+@pytest.mark.parametrize(("rows", "columns", "middle_mm"), [(96, 96, 0.0), (60, 96, 0.0), (96, 76, -24.0)])
+def test_without_any_head_the_midline_is_the_middle_of_the_picture(rows: int, columns: int, middle_mm: float) -> None:
+    """A picture of air has no symmetry, of whatever shape it is; nothing fails."""
     volume, _ = head()
-    found = find_midline(Volume(np.full_like(volume.hu, -1000.0), volume.geometry))
+    found = find_midline(Volume(np.full_like(volume.hu[:, :rows, :columns], -1000.0), volume.geometry))
     assert found.left_lps == (1.0, 0.0, 0.0)
-    assert found.offset_mm == pytest.approx(0.0, abs=1e-6)
+    assert found.offset_mm == pytest.approx(middle_mm, abs=1e-6)
+
+
+@pytest.mark.parametrize("bin_mm", [2.0, 12.0])
+def test_a_cloud_that_is_its_own_mirror_image_has_its_midline_where_it_was_mirrored(bin_mm: float) -> None:
+    """Within a quarter of a bin, and it is nearly as like itself as can be."""
+    random = np.random.default_rng(0)
+    half = random.uniform((7.3, -60, -50), (80, 60, 50), (40_000, 3))
+    points = np.concatenate([half, half * (-1, 1, 1) + (2 * 7.3, 0, 0)])
+    likeness, offset_mm = symmetry(points, 0.0, 0.0, bins_mm=(12.0, 12.0, bin_mm))
+    assert offset_mm == pytest.approx(7.3, abs=bin_mm / 4)
+    assert likeness > 0.97
 
 
 @pytest.mark.parametrize("real_head", [ge_head, injured_head], ids=["turned by 11 degrees, tilted", "one orbit broken"])
