@@ -94,6 +94,15 @@ def test_a_missing_flap_lets_neither_brain_out_nor_scalp_in(gap_degrees: float) 
     assert (brain & ~inside).sum() / brain.sum() < 0.03
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_head_that_the_field_of_view_cuts_off_has_its_brain(axis: int) -> None:
+    """A third of it is missing at one side, with the bone there: what is left is no less brain."""
+    hu, inside = (np.delete(one, np.s_[:56], axis=axis) for one in head())
+    brain = extract_brain(hu, (1.5, 1.5))
+    assert (brain & inside).sum() / inside.sum() > 0.93
+    assert (brain & ~inside).sum() / brain.sum() < 0.03
+
+
 def test_calcifications_and_clips_inside_stay() -> None:
     """They are brain to a reader, and bright."""
     hu, _ = head()
@@ -171,6 +180,18 @@ def test_only_findings_outside_the_skull_are_taken_from_a_map() -> None:
     assert (kept[bleed] > 0.5).all()
     assert not inside[bleed].all()
     assert (kept[0] == prob[0]).all()
+
+
+@pytest.mark.parametrize(("first", "stays"), [(7, True), (6, False)])
+def test_a_bleed_just_above_the_brain_that_was_found_stays(first: int, stays: bool) -> None:
+    """At the vertex the brain may be missed in a slice; in two it was not, and what is there lies outside."""
+    hu, _ = head()
+    brain = extract_brain(hu, (1.5, 1.5))
+    brain[first:] = False
+    prob = np.zeros(hu.shape, dtype=np.float32)
+    prob[7, 70:90, 70:90] = 0.9
+    kept = without_outside(prob, brain, 1.5)
+    assert np.array_equal(kept, prob if stays else np.zeros_like(prob))
 
 
 def test_a_brain_that_was_hardly_found_judges_nothing() -> None:
