@@ -160,12 +160,12 @@ def test_a_loader_process_that_hangs_stops_the_run(exams: list[ExamShard], tmp_p
     class Hanging(PatchBatches):
         def __getitem__(self, step: int) -> Step:
             if step == 6:
-                time.sleep(30)
+                time.sleep(60)
             return super().__getitem__(step)
 
     drawn = batches(exams)
     drawn.__class__ = Hanging
-    machine = Machine(checkpoint_steps=2, loader_workers=1, loader_timeout_s=3.0, tensorboard=False)
+    machine = Machine(checkpoint_steps=2, loader_workers=1, loader_timeout_s=5.0, tensorboard=False)
     with pytest.raises(TrainingError, match=r"hung .*last checkpoint is usable"):
         train(PatchFcn(TINY_NETWORK), drawn, RECIPE, Span(STEPS), folder=tmp_path, machine=machine)
     kept = load_checkpoint(tmp_path / CHECKPOINT)
