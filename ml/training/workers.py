@@ -26,9 +26,10 @@ def dead_workers_named() -> Iterator[None]:
             time.sleep(SIGNAL_S)  # ended by the handler, whose word of it must come here and not later
             raise
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        told = str(error)
+        if told.startswith("Caught ") or (isinstance(error, RuntimeError) and "DataLoader" not in told):
+            raise  # a mistake that a worker told of, or one of this process
+        reason = told.partition("\n")[0] or type(error).__name__
         raise TrainingError(
             f"a process that makes patches died or hung ({reason}); the last checkpoint is usable. "
             "Most often memory ran out: run the same command again with fewer --loader-workers, or 0"

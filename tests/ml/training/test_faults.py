@@ -153,6 +153,22 @@ def test_only_the_end_of_a_loader_process_is_called_so() -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
 
+def test_what_fails_within_a_loader_process_is_told_as_it_is(exams: list[ExamShard], tmp_path: Path) -> None:
+    """It did not die, and memory did not run out."""
+
+    class Mistaken(PatchBatches):
+        def __getitem__(self, step: int) -> Step:
+            if step == 3:
+                raise RuntimeError("sizes do not match")
+            return super().__getitem__(step)
+
+    drawn = batches(exams)
+    drawn.__class__ = Mistaken
+    machine = Machine(loader_workers=1, tensorboard=False)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        train(PatchFcn(TINY_NETWORK), drawn, RECIPE, Span(STEPS), folder=tmp_path, machine=machine)
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_a_loader_process_that_hangs_stops_the_run(exams: list[ExamShard], tmp_path: Path) -> None:
     """On a network drive that no longer answers: a run of days does not wait for good."""
