@@ -15,8 +15,8 @@ from dicom_node.statuses import Status
 
 STORE_ANSWERS = {
     Status.SUCCESS: "the file is fsynced and in place, and its row is committed; also for the same bytes again",
-    Status.OUT_OF_RESOURCES: "free space is below `listener.min_free_bytes`, the disk is full, the object is larger "
-    "than `listener.max_object_bytes`, or the database cannot be written: send it again later",
+    Status.OUT_OF_RESOURCES: "free space is below `listener.min_free_bytes`, the disk is full, or the database cannot "
+    "be written: send it again later; or the object is larger than `listener.max_object_bytes`",
     Status.DATASET_MISMATCH: "the dataset is of another SOP class or SOP instance than the command says",
     Status.CANNOT_UNDERSTAND: "not a dataset, or no usable SOP Instance, Series or Study Instance UID",
     Status.SOP_CLASS_NOT_SUPPORTED: "the command names another SOP class than its presentation context",

@@ -331,12 +331,21 @@ def write_tables(
     device: Annotated[str, typer.Option(help="Of that study: auto, cpu or cuda.")] = "auto",
     precision: Annotated[PrecisionName, typer.Option(help="Of that study's trainings.")] = "float32",
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate its exams; 0 for this one.")] = 2,
+    loader_workers: LoaderWorkers = None,
 ) -> None:
     """Every table and figure of the paper from a study's records, as Markdown, CSV and PNG."""
     from ml.evaluation.writing import FIGURES, TABLES, write_report  # noqa: PLC0415 (matplotlib loads for a second)
 
     if data is not None:
-        make_study(study, data=data, scale=scale, device=device, precision=precision, workers=workers)
+        make_study(
+            study,
+            data=data,
+            scale=scale,
+            device=device,
+            precision=precision,
+            workers=workers,
+            loader_workers=loader_workers,
+        )
     with stages() as stage:
         tell = stage("tables", len(TABLES) + len(FIGURES))
         known = [PreparedSource(prepared, images)] if prepared and images else []

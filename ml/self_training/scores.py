@@ -100,5 +100,7 @@ class ScoreStore:
         except FileNotFoundError as error:
             raise DataError(f"exam {exam} has no scores: run `python -m ml pseudo-label` again, it goes on") from error
         except DAMAGED_ARRAYS as error:
-            raise DataError(f"the scores of exam {exam} are damaged: remove {exam}.npz, run it again") from error
+            raise DataError(
+                f"the scores of exam {exam} are damaged: remove {exam}.npz, run `python -m ml pseudo-label` again"
+            ) from error
         return found

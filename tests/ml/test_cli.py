@@ -17,6 +17,7 @@ from rich.console import Console
 from ml import cli, progress, provenance
 from ml.bundle import Bundle, write_bundle
 from ml.evaluation.records import read_records
+from ml.training.compact import TEST_SEEDS_FROM
 from tests.ml.data.conftest import WriteSeries, write_series
 from tests.ml.data.disk import fail_to_read, write_dicom
 
@@ -157,7 +158,7 @@ def test_evaluate_writes_records_that_name_their_bundle(
     assert run(monkeypatch, *arguments, "--exams", "3") == 1
     told = capsys.readouterr().err
     assert "EVALUATION_STOPPED" in told
-    assert "on phantom:B:16000000+2@128, not of" in told, ":B: is no emoji"
+    assert f"on phantom:B:{TEST_SEEDS_FROM}+2@128, not of" in told, ":B: is no emoji"
 
 
 @pytest.mark.parametrize(
