@@ -24,7 +24,8 @@ from tests.real_heads import ge_files
 from worker.results.checks import check_form
 from worker.results.context import OperatingPoints, ResultContext, SeriesPlan
 from worker.results.exam import AnalysedExam
-from worker.results.forms import write_form
+from worker.results.files import encode
+from worker.results.forms import write_form, write_rejection
 from worker.results.source import order_source
 
 if TYPE_CHECKING:
@@ -74,6 +75,16 @@ def as_received(ds: Dataset) -> Dataset:
     dcmwrite(buffer, ds, enforce_file_format=True)
     buffer.seek(0)
     return dcmread(buffer, stop_before_pixels=True)
+
+
+def through(ds: Dataset) -> Dataset:
+    """As a receiver reads it."""
+    return dcmread(BytesIO(encode(ds)))
+
+
+def rejection(header: Dataset) -> Dataset:
+    """A report on this study."""
+    return write_rejection(SR_FORM, CONTEXT, header, code="TOO_FEW_SLICES", sentence="The series has 2 slices.")[0]
 
 
 def raw_element(tag: int, vr: str, value: bytes) -> Any:
