@@ -167,6 +167,8 @@ def test_a_bundle_says_that_real_heads_were_trained_on(tmp_path: Path, monkeypat
 
     first = compact_run(tmp_path, exams=2, backgrounds=(head,), painted=2)
     train_compact(first, stage)
+    with pytest.raises(TrainingError, match="a folder of its own"):
+        train_compact(replace(first, painted=4), stage)
     finish(first.out, Finish(2, 2, 128, 0, "cpu"), stage)
     assert "Trained on simulated scans, and on scans of real heads" in (first.out / "bundle" / "CARD.md").read_text()
     for base in ("start_from", "average_with"):
