@@ -40,6 +40,7 @@ from ml.labels import Subtype
 from ml.networks.patchfcn import COMPACT, PAPER, PatchFcn, PatchFcnConfig
 from ml.self_training.labelling import score_exam
 from ml.self_training.scores import ScoreStore
+from ml.training.augmentation import draw_intensity
 from ml.training.loader import load_steps
 from ml.training.loop import train
 from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, Recipe, Span
@@ -79,7 +80,8 @@ class ReadyMade(Dataset[Step]):
         shape = (sampling.batch, sampling.patch, sampling.patch)
         hu = (torch.rand(shape[0], 3, *shape[1:], generator=random) * 120 - 10).half()
         pixels = (torch.rand(shape, generator=random) < 0.02).to(torch.uint8)
-        self.batch = Batch(hu, pixels, torch.ones(shape[0]))
+        draws = [draw_intensity(training.recipe.augmentation, np.random.default_rng(n)) for n in range(shape[0])]
+        self.batch = Batch(hu, torch.tensor(draws), pixels, torch.ones(shape[0]))
         self.steps, self.config = steps, training.config
 
     def __len__(self) -> int:
@@ -149,7 +151,7 @@ def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, dev
         torch.manual_seed(number)
         if training.network is COMPACT:
             (batch,) = ready[0]
-            images = to_images(batch.hu, training.config)
+            images = to_images(batch, training.config)
             steps = itertools.repeat((images, batch.pixels, batch.classes), count)
             rates["plain loop"].append(_rate(train_plainly(PlainDrn(COMPACT), steps, device=device), device, patches))
         run = folder / f"{device}-{training.name}-{number}"

@@ -1,7 +1,8 @@
 """What a training patch may look like beyond what was simulated: geometry, contrast, noise, resolution.
 
 Ranges are drawn wider than nature, so that a real scanner is one more draw (domain randomisation). The contrast
-rule is the paper's (section 2.2 and Table 2): a third unchanged, a third power law, a third logarithmic.
+rule is the paper's (section 2.2 and Table 2): a third unchanged, a third power law, a third logarithmic. Geometry is
+changed here, the rest where the network is trained (`ml.training.intensity`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
 from ml.labels import IGNORE
-from ml.training.texture import grainy_noise
+from ml.training.intensity import NOISE_VALUES, Intensity
 
 F32Array = npt.NDArray[np.float32]
 F64Array = npt.NDArray[np.float64]
@@ -30,10 +30,10 @@ Slices = Sequence[npt.NDArray[Any]] | npt.NDArray[Any]
 Contrast = Literal["none", "power", "log"]
 
 AIR_HU = -1000.0
-CONTRAST_HU = 110.0
-"""The contrast rule works on 0 to this HU as 0 to 1: the range of the brain window."""
-NEARLY_NOTHING = np.float32(1e-6)
-"""In place of 0, whose powers take a processor ten times as long; 0.001 HU at most."""
+SHARPENED_PX = 1.0
+"""Sigma of the blur whose difference sharpens."""
+GRAIN_PX = 1.0
+"""Up to this sigma noise has a grain."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Augmentation:
     blur_px: tuple[float, float] = (0.3, 0.9)
     blur_probability: float = 0.25
     sharpen_probability: float = 0.15
+    sharpening: tuple[float, float] = (0.2, 0.8)
     noise_hu: float = 6.0
     noise_probability: float = 0.4
 
@@ -64,13 +65,34 @@ class Augmentation:
 def augment(
     slices: Slices, blood_vu: U8Array, centre: tuple[float, float], size: int, draw: Augmentation, rng: Generator
 ) -> tuple[F32Array, U8Array]:
-    """A (3, size, size) HU patch and its (size, size) target around `centre` (v, u)."""
-    hu, target = warp(slices, blood_vu, centre, size, draw, rng)
-    if rng.random() < draw.reverse_slices:
-        hu = hu[::-1]
+    """A (3, size, size) HU patch and its (size, size) target around `centre` (v, u): the geometry."""
+    order = (2, 1, 0) if rng.random() < draw.reverse_slices else (0, 1, 2)
     if rng.random() < draw.same_slices:
-        hu = np.repeat(hu[1:2], 3, axis=0)
-    return change_contrast(change_texture(hu, draw, rng), draw, rng), target
+        order = (1, 1, 1)
+    return warp([slices[one] for one in order], blood_vu, centre, size, draw, rng)
+
+
+def draw_intensity(draw: Augmentation, rng: Generator) -> Intensity[float]:
+    """What is done to the HU of one patch."""
+    kind = rng.random()
+    blur_px, blend = SHARPENED_PX, 0.0
+    if kind < draw.blur_probability:
+        blur_px, blend = rng.uniform(*draw.blur_px), 1.0
+    elif kind < draw.blur_probability + draw.sharpen_probability:
+        blend = -rng.uniform(*draw.sharpening)
+    noise_hu = rng.uniform(-draw.noise_hu, draw.noise_hu) if rng.random() < draw.noise_probability else 0.0
+    rule = draw.contrasts[rng.integers(len(draw.contrasts))]
+    return Intensity(
+        blur_px=blur_px,
+        blend=blend,
+        noise_hu=noise_hu,
+        grain_px=rng.uniform(0, GRAIN_PX),
+        noise_start=float(rng.integers(NOISE_VALUES)),
+        logarithm=rng.uniform(*draw.logarithm) if rule == "log" else 0.0,
+        power=rng.uniform(*draw.power_law) if rule == "power" else 1.0,
+        gain=rng.uniform(*draw.gain),
+        offset_hu=rng.uniform(-draw.offset_hu, draw.offset_hu),
+    )
 
 
 def warp(
@@ -126,43 +148,3 @@ def _look_up(images: Slices, places: Tensor, mode: Literal["bilinear", "nearest"
         np.subtract(image, np.float32(outside), out=place)
     found = functional.grid_sample(torch.from_numpy(above), places, mode=mode, padding_mode="zeros", align_corners=True)
     return np.asarray(found[0].add_(outside).numpy())
-
-
-def change_texture(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32Array:
-    """Blur or sharpen (kernels), then noise of a random grain."""
-    kind = rng.random()
-    if kind < draw.blur_probability:
-        hu_3vu = _blurred(hu_3vu, rng.uniform(*draw.blur_px))
-    elif kind < draw.blur_probability + draw.sharpen_probability:
-        edges = hu_3vu - _blurred(hu_3vu, 1.0)
-        edges *= np.float32(rng.uniform(0.2, 0.8))
-        hu_3vu = edges + hu_3vu
-    if rng.random() < draw.noise_probability:
-        noise = grainy_noise(hu_3vu.shape, rng.uniform(0.0, 1.0), rng)
-        noise *= np.float32(rng.uniform(0, draw.noise_hu))
-        hu_3vu = noise + hu_3vu
-    return hu_3vu
-
-
-def _blurred(hu_3vu: F32Array, sigma_px: float) -> F32Array:
-    """Within each slice."""
-    return np.asarray(ndimage.gaussian_filter(hu_3vu, (0, sigma_px, sigma_px), truncate=3.0))
-
-
-def change_contrast(hu_3vu: F32Array, draw: Augmentation, rng: Generator) -> F32Array:
-    """The paper's three ways on the brain's range of HU, then a small gain and offset of the whole scale."""
-    rule = draw.contrasts[rng.integers(len(draw.contrasts))]
-    changed = hu_3vu * np.float32(1 / CONTRAST_HU)
-    if rule != "none":
-        share = np.clip(changed, NEARLY_NOTHING, 1)
-        changed -= share  # what is outside of the range moves with its end, so that bone stays brighter than blood
-        if rule == "power":
-            share **= np.float32(rng.uniform(*draw.power_law))
-        else:
-            share += 1
-            np.log2(share, out=share)
-            share *= np.float32(rng.uniform(*draw.logarithm))
-        changed += share
-    changed *= np.float32(CONTRAST_HU * rng.uniform(*draw.gain))
-    changed += np.float32(rng.uniform(-draw.offset_hu, draw.offset_hu))
-    return np.asarray(changed)

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from ml.config import Preprocessing
 from ml.data.shards import TISSUE_HU, ExamShard
 from ml.errors import DataError
-from ml.training.augmentation import Augmentation, augment
+from ml.training.augmentation import Augmentation, augment, draw_intensity
+from ml.training.intensity import Intensity, change_intensity
 from ml.training.lures import Lure
 from ml.training.recipe import Sampling
 from ml.training.targets import Indices, Pool
@@ -27,8 +28,8 @@ F32Array = npt.NDArray[np.float32]
 I16Array = npt.NDArray[np.int16]
 U8Array = npt.NDArray[np.uint8]
 Place = npt.NDArray[np.float64]
-Patch = tuple[F32Array, U8Array, float]
-"""(3, H, W) HU, (H, W) target, class label."""
+Patch = tuple[F32Array, Intensity[float], U8Array, float]
+"""(3, H, W) HU and what is to be done to it, (H, W) target, class label."""
 
 
 class Batch(NamedTuple):
@@ -37,15 +38,19 @@ class Batch(NamedTuple):
     hu: Tensor
     """(N, 3, H, W) float16 HU of the slice below, the slice itself and the one above: a quarter of the bytes of the
     network's images, which are made where the network is (`to_images`). Rounds 100 HU by 0.03."""
+    intensity: Tensor
+    """(N, K) float32: the Intensity of every patch, which is still to be applied."""
     pixels: Tensor
     """(N, H, W) uint8: 0, 1 or IGNORE."""
     classes: Tensor
     """(N,) float32: 1 where any pixel is positive (paper section 2.2), or the label of the whole image."""
 
 
-def to_images(hu_N3HW: Tensor, config: Preprocessing) -> Tensor:
-    """(N, C, H, W) float32, windows outermost, values in -1 to 1: `preprocessing.to_channels` on any device."""
-    hu = hu_N3HW.float()
+def to_images(batch: Batch, config: Preprocessing) -> Tensor:
+    """(N, C, H, W) float32, windows outermost, values in -1 to 1: intensity, then `preprocessing.to_channels`, on the
+    device of the batch.
+    """
+    hu = change_intensity(batch.hu, batch.intensity)
     channels = [
         (hu.clamp(window.low_hu, window.high_hu) - window.low_hu) * (2 / (window.high_hu - window.low_hu)) - 1
         for window in config.windows
@@ -141,7 +146,7 @@ class PatchBatches(Dataset[Step]):
         hu, pixels = augment(slices, target, (centre[0], centre[1]), size, self.augmentation, rng)
         label = targets.image_label(exam, choice.row)
         positive = float((pixels == 1).any()) if label is None else label
-        return hu, pixels, positive
+        return hu, draw_intensity(self.augmentation, rng), pixels, positive
 
     def _centre(
         self, choice: Choice, hu_vu: I16Array, target_vu: U8Array, jitter: Place, rng: np.random.Generator
@@ -232,10 +237,11 @@ def _stack(patches: list[Patch], size: int) -> Batch:
     count = len(patches)
     batch = Batch(
         torch.empty((count, 3, size, size), dtype=torch.float16),
+        torch.tensor([intensity for _, intensity, _, _ in patches]).reshape(count, len(Intensity._fields)),
         torch.empty((count, size, size), dtype=torch.uint8),
-        torch.tensor([label for _, _, label in patches], dtype=torch.float32),
+        torch.tensor([label for *_, label in patches], dtype=torch.float32),
     )
-    for place, (hu, pixels, _) in enumerate(patches):
+    for place, (hu, _, pixels, _) in enumerate(patches):
         batch.hu[place].copy_(torch.from_numpy(hu))
         batch.pixels[place].copy_(torch.from_numpy(pixels))
     return batch

@@ -35,11 +35,12 @@ class LossOfStep(nn.Module):
     def forward(self, step: Step) -> Losses:
         """With gradient; the step must lie on the network's device."""
         dtype = AUTOCAST.get(self.precision)
+        with torch.no_grad():
+            images = [to_images(batch, self.config).contiguous(memory_format=torch.channels_last) for batch in step]
         # casts are remembered where a weight is used more than once; a recorded step must not remember any
         with torch.autocast(
             step[0].hu.device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=len(step) > 1
         ):
-            images = [to_images(batch.hu, self.config).contiguous(memory_format=torch.channels_last) for batch in step]
             outputs = [self.network(one) for one in images]
         return losses(
             Logits(torch.cat([one.pixels.flatten() for one in outputs]), torch.cat([one.classes for one in outputs])),

@@ -4,14 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from ml.labels import IGNORE
-from ml.training.augmentation import Augmentation, augment, change_contrast, change_texture, warp
+from ml.training.augmentation import Augmentation, F64Array, augment, draw_intensity, warp
+from ml.training.intensity import NOISE_VALUES, Intensity
 from ml.training.recipe import PAPER_AUGMENTATION
-from ml.training.texture import grainy_noise, white_noise
-
-CALM = Augmentation(blur_probability=0, sharpen_probability=0, noise_probability=0, offset_hu=0, gain=(1, 1))
 
 
 def test_ignored_pixels_stay_ignored_through_every_transform() -> None:
@@ -32,7 +29,9 @@ def test_slices_are_seen_from_above_or_below() -> None:
     blood = np.zeros((64, 64), dtype=np.uint8)
     for seed in range(5):
         seen = [
-            augment(hu, blood, (32, 32), 48, replace(CALM, reverse_slices=share), np.random.default_rng(seed))[0]
+            augment(
+                hu, blood, (32, 32), 48, replace(Augmentation(), reverse_slices=share), np.random.default_rng(seed)
+            )[0]
             for share in (0.0, 1.0)
         ]
         assert np.array_equal(seen[1], seen[0][::-1])
@@ -45,7 +44,7 @@ def test_blood_stays_on_blood_through_every_warp() -> None:
     blood[20:40, 24:36] = 1
     hu[:, blood == 1] = 90
     for seed in range(20):
-        patch, target = augment(hu, blood, (30, 30), 48, CALM, np.random.default_rng(seed))
+        patch, target = augment(hu, blood, (30, 30), 48, Augmentation(), np.random.default_rng(seed))
         bright = patch[1] > 62
         agreement = (bright == (target == 1))[target != IGNORE].mean()
         assert agreement > 0.96
@@ -89,68 +88,53 @@ def test_a_patch_is_turned_stretched_and_mirrored_but_never_upside_down() -> Non
     assert np.std(width / height) > 0.05
 
 
-def test_contrast_rules_keep_the_order_of_tissues() -> None:
-    """Air below brain below blood below bone, in all three thirds."""
-    hu = np.array([-1000.0, 0.0, 30.0, 70.0, 300.0], dtype=np.float32).reshape(1, 1, 5)
-    changed = [change_contrast(hu, Augmentation(), np.random.default_rng(seed)).ravel() for seed in range(30)]
-    assert all(np.all(np.diff(one) > 0) for one in changed)
-    assert np.std([one[2] for one in changed]) > 1
+def drawn(augmentation: Augmentation, count: int = 2000) -> Intensity[F64Array]:
+    """Of so many patches."""
+    rng = np.random.default_rng(0)
+    return Intensity(*np.array([draw_intensity(augmentation, rng) for _ in range(count)]).T)
 
 
-def test_contrast_is_the_papers() -> None:
-    """A power, or a share of the logarithm, of what lies between 0 and 110 HU; nothing else moves."""
-    hu = np.random.default_rng(0).uniform(-50, 200, (3, 40, 40)).astype(np.float32)
-    share = np.clip(hu / 110, 0, 1)
-    power = change_contrast(hu, replace(CALM, contrasts=("power",), power_law=(0.9, 0.9)), np.random.default_rng(1))
-    assert power == pytest.approx(hu + 110 * (share**0.9 - share), abs=1e-3)
-    log = change_contrast(hu, replace(CALM, contrasts=("log",), logarithm=(0.8, 0.8)), np.random.default_rng(1))
-    assert log == pytest.approx(hu + 110 * (0.8 * np.log2(1 + share) - share), abs=1e-3)
-    assert change_contrast(hu, replace(CALM, contrasts=("none",)), np.random.default_rng(1)) == pytest.approx(
-        hu, abs=1e-4
-    )
+def fills(values: F64Array, low: float, high: float) -> bool:
+    """Whether values lie in a range and come near both of its ends."""
+    margin = (high - low) / 20
+    return bool(low <= values.min() < low + margin and high - margin < values.max() <= high)
 
 
-def test_gain_and_offset_are_of_the_whole_scale() -> None:
-    """Air and bone too, as where a scanner is calibrated otherwise."""
-    hu = np.array([-1000.0, 0.0, 1000.0], dtype=np.float32).reshape(1, 1, 3)
-    draw = replace(CALM, contrasts=("none",), gain=(1.05, 1.05), offset_hu=5)
-    changed = np.stack([change_contrast(hu, draw, np.random.default_rng(seed)).ravel() for seed in range(40)])
-    assert np.diff(changed) == pytest.approx(1050, abs=1e-3)
-    assert changed[:, 1].min() < -4 < 4 < changed[:, 1].max()
-    assert np.abs(changed[:, 1]).max() <= 5
+def test_a_quarter_is_blurred_and_a_seventh_sharpened() -> None:
+    """Never both, and by no more than the ranges say."""
+    draw = drawn(Augmentation())
+    assert (draw.blend == 1).mean() == pytest.approx(0.25, abs=0.03)
+    assert (draw.blend < 0).mean() == pytest.approx(0.15, abs=0.03)
+    assert np.isin(draw.blend[draw.blend >= 0], (0, 1)).all()
+    blurred, sharpened = draw.blur_px[draw.blend == 1], draw.blend[draw.blend < 0]
+    assert fills(blurred, 0.3, 0.9)
+    assert fills(sharpened, -0.8, -0.2)
 
 
-def test_texture_leaves_the_slices_it_was_given() -> None:
-    """The caller's array is not changed, whatever is drawn."""
-    hu = np.random.default_rng(0).normal(30, 5, (3, 40, 40)).astype(np.float32)
-    kept = hu.copy()
-    changed = [change_texture(hu, Augmentation(), np.random.default_rng(seed)) for seed in range(40)]
-    assert np.array_equal(hu, kept)
-    assert len({round(float(one.std()), 3) for one in changed}) > 15
-    for seed, one in enumerate(changed):
-        change_contrast(one, Augmentation(), np.random.default_rng(seed))
-    assert np.array_equal(hu, kept)
+def test_two_fifths_are_noisy() -> None:
+    """Of any strength and grain, from any part of the row of noise."""
+    draw = drawn(Augmentation())
+    noisy = draw.noise_hu != 0
+    assert noisy.mean() == pytest.approx(0.4, abs=0.04)
+    assert fills(draw.noise_hu, -6, 6)
+    assert fills(draw.grain_px, 0, 1)
+    assert fills(draw.noise_start, 0, NOISE_VALUES)
 
 
-def test_noise_is_normal() -> None:
-    """Mean 0, variance 1, tails as they should be, and nothing in common between neighbours."""
-    noise = white_noise(1_000_000, np.random.default_rng(0)).astype(np.float64)
-    assert abs(noise.mean()) < 0.005
-    assert noise.std() == pytest.approx(1, abs=0.005)
-    assert (np.abs(noise) > 3).mean() == pytest.approx(0.0027, abs=0.0003)
-    assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.005
+@pytest.mark.parametrize("augmentation", [Augmentation(), PAPER_AUGMENTATION], ids=["compact", "paper"])
+def test_contrast_is_changed_in_thirds(augmentation: Augmentation) -> None:
+    """None, power law U(0.85, 1.1), log U(0.7, 1.1): paper, section 2.2."""
+    draw = drawn(augmentation)
+    log, power = draw.logarithm > 0, draw.power != 1
+    assert not (log & power).any()
+    assert log.mean() == pytest.approx(1 / 3, abs=0.04)
+    assert power.mean() == pytest.approx(1 / 3, abs=0.04)
+    assert fills(draw.logarithm[log], 0.7, 1.1)
+    assert fills(draw.power[power], 0.85, 1.1)
 
 
-@pytest.mark.parametrize("grain", [0.0, 0.2, 0.5, 1.0])
-def test_the_grain_of_noise_is_a_gaussians(grain: float) -> None:
-    """Equal in both directions, of unit variance, and as like its neighbour as SciPy's blur makes it."""
-    noise = grainy_noise((4, 300, 310), grain, np.random.default_rng(0))
-    blurred = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal((4, 300, 310)), (0, grain, grain))
-    assert noise.shape == blurred.shape
-    assert noise.std() == pytest.approx(1, abs=0.01)
-    for away in (1, 2, 3):
-        expected = np.corrcoef(blurred[..., :-away].ravel(), blurred[..., away:].ravel())[0, 1]
-        assert np.corrcoef(noise[..., :-away].ravel(), noise[..., away:].ravel())[0, 1] == pytest.approx(
-            expected, abs=0.02
-        )
-        assert np.corrcoef(noise[:, :-away].ravel(), noise[:, away:].ravel())[0, 1] == pytest.approx(expected, abs=0.02)
+def test_the_papers_patches_change_in_contrast_alone() -> None:
+    """No sharpness, noise, gain or offset."""
+    draw = drawn(PAPER_AUGMENTATION)
+    for value, column in ((0, draw.blend), (0, draw.noise_hu), (1, draw.gain), (0, draw.offset_hu)):
+        assert (column == value).all()

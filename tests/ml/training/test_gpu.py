@@ -14,7 +14,7 @@ from ml.training.augmentation import Augmentation
 from ml.training.loop import CHECKPOINT, train
 from ml.training.lures import find_lures
 from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling, Span
-from ml.training.sampler import Batch, PatchBatches, Step
+from ml.training.sampler import Batch, PatchBatches, Step, to_images
 from ml.training.targets import LABELS, Pool
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
 
@@ -88,6 +88,14 @@ def test_recorded_steps_compute_what_single_kernels_do(exams: list[ExamShard], t
     for part in ("network", "averaged"):
         assert all(torch.equal(kept[0][part][name], kept[1][part][name]) for name in kept[0][part])
     assert kept[0]["loss"] == kept[1]["loss"]
+
+
+def test_patches_look_as_they_do_on_a_cpu(exams: list[ExamShard]) -> None:
+    """Sharpness, noise and contrast, to a thousandth of the brain's window."""
+    for number in range(4):
+        (batch,) = batches(exams, 4)[number]
+        on_gpu = to_images(Batch(*(part.cuda() for part in batch)), TINY_PREPROCESSING)
+        torch.testing.assert_close(on_gpu.cpu(), to_images(batch, TINY_PREPROCESSING), rtol=0, atol=2e-3)
 
 
 def test_steps_of_another_shape_run_as_they_are(exams: list[ExamShard], tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_tensors_keep_their_bits_their_shapes_and_their_types() -> None:
     def batch(count: int, size: int) -> Batch:
         hu = torch.randn((count, 3, size, size), generator=random).half()
         pixels = torch.randint(0, 256, (count, size, size), generator=random, dtype=torch.uint8)
-        return Batch(hu, pixels, torch.rand(count, generator=random))
+        return Batch(hu, torch.rand((count, 9), generator=random), pixels, torch.rand(count, generator=random))
 
     steps = [(batch(3, 7), batch(1, 13)), (batch(5, 3),), (batch(0, 7), batch(2, 5))]
     row = pack(steps)
