@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def kept_checkpoints(path: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The last complete checkpoint, or None before the first.
+    """The last complete checkpoint, or None before the first. A damaged one that is newer is set aside as
+    `<name>.damaged`, so that the next one that is saved does not take the place of the complete one.
 
     Raises:
         TrainingError: there are checkpoints, but none can be read.
@@ -51,6 +53,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
         except Exception:  # noqa: BLE001, S112 (broken bytes are unpickled into a dozen types of errors)
             continue
+        if candidate != path:
+            with suppress(FileNotFoundError):  # there is none, or another process of this run was faster
+                path.replace(path.with_name(path.name + ".damaged"))
         return state
     if candidates:
         raise TrainingError(f"no checkpoint in {path.parent.name} can be read; delete the folder to start again")

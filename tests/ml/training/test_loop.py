@@ -190,10 +190,33 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
     for damage in (b"garbage" * 100, b"hello world\n", bytes(1000)):  # each is another error of torch's
         path.write_bytes(damage)
         assert load_checkpoint(path) == {"step": 1}
+        assert path.with_name("checkpoint.pt.damaged").read_bytes() == damage
+    path.write_bytes(bytes(1000))
     path.with_name("checkpoint.pt.previous").write_bytes(b"")
     with pytest.raises(TrainingError, match="no checkpoint"):
         load_checkpoint(path)
     assert load_checkpoint(tmp_path / "none.pt") is None
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that went on from the one before is killed while it saves."""
+    path, rename = tmp_path / CHECKPOINT, Path.replace
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step})
+    path.write_bytes(b"")
+    assert load_checkpoint(path) == {"step": 1}
+
+    def killed(old: Path, new: Path) -> Path:
+        if new == path:
+            raise KeyboardInterrupt
+        return rename(old, new)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {"step": 3})
+    assert load_checkpoint(path) == {"step": 1}
 
 
 @pytest.mark.parametrize(("moment", "left"), [("fsync", 2), ("to .previous", 2), ("to checkpoint.pt", 2), ("end", 3)])
