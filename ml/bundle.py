@@ -29,7 +29,7 @@ from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
 from ml.prediction import BundleIdentity
 
 FORMAT = "ich-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BUNDLES = Path(__file__).parent / "bundles"
 SIZE_LIMIT_BYTES = 16 * 2**20
 """Shipped bundles stay below (tests/ml/test_bundle.py); others may be larger."""

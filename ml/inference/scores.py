@@ -21,8 +21,11 @@ AREA_UNIT_MM2 = 20.0
 VOLUME_UNIT_ML = 0.1
 PEAK_ML = 0.2
 """The peak of a map is its mean over this much of its highest voxels: one noisy voxel does not make it."""
-SLICE_FEATURES = ("class_logit", "neighbour_class_logit", "log_area")
-EXAM_FEATURES = ("class_logit", "log_largest_volume", "peak_logit")
+SMOOTHING_MM = 7.0
+"""Sigma of the Gaussian along the stack under which the class logits around a slice are averaged. In mm and not in
+slices: of two slices 1 mm apart the one says what the other does."""
+SLICE_FEATURES = ("class_logit", "smoothed_class_logit", "log_area")
+EXAM_FEATURES = ("smoothed_class_logit", "log_largest_volume", "peak_logit")
 
 
 def apply(logistic: Logistic, features: FloatArray) -> FloatArray:
@@ -31,21 +34,25 @@ def apply(logistic: Logistic, features: FloatArray) -> FloatArray:
 
 
 def slice_features(prob: F32Array, class_logits: F32Array, geometry: Geometry, *, pixel_prob: float) -> FloatArray:
-    """(z, 3) SLICE_FEATURES of an exam: its own evidence, that of the slices beside it, the bleeding area."""
+    """(z, 3) SLICE_FEATURES of an exam: a slice's own evidence, that of the slices around it, the bleeding area."""
     logits = _limited(class_logits)
-    padded = np.pad(logits, 1, mode="edge")
-    beside = (padded[:-2] + padded[2:]) / 2
     pixel_mm2 = geometry.pixel_spacing_mm[0] * geometry.pixel_spacing_mm[1]
     area_mm2 = (prob >= pixel_prob).sum(axis=(1, 2)) * pixel_mm2
-    return np.stack([logits, beside, np.log1p(area_mm2 / AREA_UNIT_MM2)], axis=1)
+    return np.stack([logits, _smoothed(logits, geometry), np.log1p(area_mm2 / AREA_UNIT_MM2)], axis=1)
 
 
 def exam_features(prob: F32Array, class_logits: F32Array, geometry: Geometry, *, pixel_prob: float) -> FloatArray:
-    """(3,) EXAM_FEATURES: the strongest three neighbouring slices, the largest lesion, the peak of the map."""
-    padded = np.pad(_limited(class_logits), 1, mode="edge")
-    strongest = float(((padded[:-2] + padded[1:-1] + padded[2:]) / 3).max())
+    """(3,) EXAM_FEATURES: the strongest part of the stack, the largest lesion, the peak of the map."""
+    strongest = float(_smoothed(_limited(class_logits), geometry).max())
     largest_ml = float(components(prob >= pixel_prob, geometry)[1].max(initial=0.0))
     return np.array([strongest, np.log1p(largest_ml / VOLUME_UNIT_ML), _peak_logit(prob, geometry)])
+
+
+def _smoothed(logits: FloatArray, geometry: Geometry) -> FloatArray:
+    """(z,) mean of the logits around every slice; a slice weighs as much as it is thick."""
+    away = (geometry.offsets_mm[:, None] - geometry.offsets_mm) / SMOOTHING_MM
+    weights = np.exp(-0.5 * away**2) * geometry.voxel_volumes_ml
+    return np.asarray(weights @ logits / weights.sum(axis=1))
 
 
 def _peak_logit(prob: F32Array, geometry: Geometry) -> float:

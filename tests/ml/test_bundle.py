@@ -69,12 +69,13 @@ def test_an_edited_operating_point_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"format_version": 0}, {"format_version": 2}, {"format": "other"}, {"format": None}]
+    "changes",
+    [{"format_version": 0}, {"format_version": 1}, {"format_version": 3}, {"format": "other"}, {"format": None}],
 )
 def test_other_formats_are_refused_by_name(folder: Path, changes: dict[str, object]) -> None:
     """Old and future ones; the sentence says which format this program reads."""
     change_json(folder, **changes)
-    with pytest.raises(BundleError, match="reads ich-bundle 1"):
+    with pytest.raises(BundleError, match="reads ich-bundle 2"):
         load_bundle(folder)
 
 
