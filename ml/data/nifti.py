@@ -18,9 +18,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from ml.data.pixels import AIR_HU
-from ml.data.plausibility import check_head
 from ml.data.refusals import refusal
-from ml.data.series import LEAST_SLICES, check_axial
+from ml.data.series import LEAST_SLICES, check_axial, head_volume
 from ml.volume import FloatArray, Geometry, Volume
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -50,9 +49,7 @@ def read_nifti(path: Path) -> Volume:
     if len(stack.values) < LEAST_SLICES:
         raise refusal("TOO_FEW_SLICES", count=len(stack.values), least=LEAST_SLICES)
     hu = np.nan_to_num(stack.values, nan=AIR_HU, posinf=AIR_HU, neginf=AIR_HU)
-    volume = Volume(np.maximum(hu, np.float32(AIR_HU)), stack.geometry)
-    check_head(volume)
-    return volume
+    return head_volume(np.maximum(hu, np.float32(AIR_HU)), stack.geometry)
 
 
 def read_stack(path: Path) -> Stack:

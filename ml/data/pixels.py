@@ -23,6 +23,11 @@ AIR_HU = -1024.0
 """What padding reads as, and the floor: scanners write -2000 or -3024 outside the reconstructed circle."""
 TISSUE_HU = (-200.0, 2000.0)
 """Padding that means an HU in this range looks like tissue; then only what is joined to the border is padding."""
+WRAPPED_FROM_HU = {12: -1000, 16: -(1 << 15)}
+"""By Bits Stored: HU below 0, down to this, lie at the upper end of the range. In 12 bits they wrapped around 4096
+(RSNA 2019); of 16 bits conversions lose the sign."""
+LEAST_CORNERS = 0.1
+"""Share of the corners of all slices that have one value of tissue where surroundings were written as that value."""
 
 StoredArray = npt.NDArray[np.int32]
 _ENDS_WITH_MARKER = frozenset([*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes])
@@ -64,16 +69,29 @@ def stored_values(raw: npt.NDArray[np.generic], ds: Dataset) -> StoredArray:
 
 
 def to_hu(stored: StoredArray, ds: Dataset) -> HuArray:
-    """Rescaled to HU, padding as air. Undoes the 12-bit wrap-around of unsigned images without an offset."""
+    """Rescaled to HU, padding as air. Undoes the wrap-around of unsigned images without an offset: they hold no air."""
     slope, intercept = float(ds.RescaleSlope), float(ds.RescaleIntercept)
     padding = _padding(stored, ds, slope, intercept)
-    if int(ds.BitsStored) == 12 and ds.PixelRepresentation == 0 and intercept > -100:
-        # Such images cannot hold air (-1000): negative HU wrapped around 4096 when they were written (RSNA 2019).
-        stored = (stored + 1000) % 4096
-        intercept = -1000.0
+    lowest_hu = WRAPPED_FROM_HU.get(int(ds.BitsStored), 0)
+    if lowest_hu and ds.PixelRepresentation == 0 and slope == 1 and intercept > -100:
+        stored = (stored - lowest_hu) % (1 << int(ds.BitsStored))
+        intercept = float(lowest_hu)
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     hu[padding] = AIR_HU
     return np.asarray(np.maximum(hu, np.float32(AIR_HU)), dtype=np.float32)
+
+
+def surroundings_as_air(hu: HuArray) -> HuArray:
+    """(z, y, x) with air where one value of tissue was written around the head, without a Pixel Padding Value.
+
+    Masks and resampling leave 0 there, which is no air in HU. Corners of CT images show air or padding.
+    """
+    values, counts = np.unique(hu[:, [0, 0, -1, -1], [0, -1, 0, -1]], return_counts=True)
+    counts[(values < TISSUE_HU[0]) | (values > TISSUE_HU[1])] = 0
+    if counts.max() < LEAST_CORNERS * 4 * len(hu):
+        return hu
+    flat = hu == values[counts.argmax()]
+    return np.where(np.stack([_joined_to_border(one) for one in flat]), np.float32(AIR_HU), hu)
 
 
 def _padding(stored: StoredArray, ds: Dataset, slope: float, intercept: float) -> npt.NDArray[np.bool_]:
@@ -88,9 +106,14 @@ def _padding(stored: StoredArray, ds: Dataset, slope: float, intercept: float) -
     hu_low, hu_high = sorted((low * slope + intercept, high * slope + intercept))
     if hu_high < TISSUE_HU[0] or hu_low > TISSUE_HU[1] or not padding.any():
         return padding
-    labels, _ = ndimage.label(padding)
+    return _joined_to_border(padding)
+
+
+def _joined_to_border(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """What of a slice's (y, x) mask reaches the border of the image."""
+    labels, _ = ndimage.label(mask)
     border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    return np.asarray(padding & np.isin(labels, border), dtype=np.bool_)
+    return np.asarray(mask & np.isin(labels, border), dtype=np.bool_)
 
 
 def _as_stored(value: int, ds: Dataset) -> int:

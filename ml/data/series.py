@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ml.data.headers import SliceHeader, read_headers, read_intact_headers
-from ml.data.pixels import UndecodablePixelsError, decode_hu
+from ml.data.pixels import UndecodablePixelsError, decode_hu, surroundings_as_air
 from ml.data.plausibility import check_head
 from ml.data.refusals import refusal
 from ml.data.spacing import check_no_gap
@@ -39,9 +39,7 @@ def read_volume(paths: Sequence[Path]) -> Volume:
     if faults:
         why = str(next(iter(faults.values())))
         raise refusal("PIXELS_UNDECODABLE", count=len(faults), total=len(headers), why=why)
-    volume = Volume(hu, geometry)
-    check_head(volume)
-    return volume
+    return head_volume(hu, geometry)
 
 
 def read_intact(paths: Sequence[Path]) -> tuple[Volume, dict[Path, str]]:
@@ -61,9 +59,13 @@ def read_intact(paths: Sequence[Path]) -> tuple[Volume, dict[Path, str]]:
             why = str(next(iter(undecodable.values())))
             raise refusal("PIXELS_UNDECODABLE", count=len(undecodable), total=len(headers), why=why)
         hu, headers = hu[kept], [headers[z] for z in kept]
-    volume = Volume(hu, _geometry(headers))
-    check_head(volume)
-    return volume, faults
+    return head_volume(hu, _geometry(headers)), faults
+
+
+def head_volume(hu: HuArray, geometry: Geometry) -> Volume:
+    """The volume, if it looks like a head; only then is what surrounds that air: it does not vouch for the HU."""
+    check_head(Volume(hu, geometry))
+    return Volume(surroundings_as_air(hu), geometry)
 
 
 def _in_order(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
@@ -101,6 +103,8 @@ def _without_duplicates(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
             shifted += 1
         elif not _same_image(header, kept[-1]):
             different += 1
+    if different and len(kept) == 1:
+        raise refusal("POSITION_MISSING", count=len(headers), total=len(headers))
     if different:
         raise refusal("MIXED_ACQUISITIONS", count=different)
     if shifted:

@@ -32,12 +32,19 @@ def test_twelve_bit_unsigned_images_without_offset_wrapped_around() -> None:
     assert hu([[3096, 40, 2000, 4095]], description(bits=12, intercept=0)) == [[-1000, 40, 2000, -1]]
 
 
+def test_sixteen_bit_images_without_offset_whose_sign_was_lost() -> None:
+    """Signed HU under a header that says unsigned: no HU is above 32767."""
+    assert hu([[64512, 65535, 40, 4000]], description(intercept=0)) == [[-1024, -1, 40, 4000]]
+    assert hu([[40000, 24]], description()) == [[38976, -1000]]
+    assert hu([[65535, 0]], description(slope=80 / 65535, intercept=0)) == [[80, 0]]
+
+
 def test_twelve_bit_images_with_an_offset_are_left_alone() -> None:
     """Intercept -1024 can hold air."""
     assert hu([[3096, 24]], description(bits=12)) == [[2072, -1000]]
 
 
-def test_only_twelve_bit_unsigned_images_wrapped_around() -> None:
+def test_other_images_did_not_wrap_around() -> None:
     """Signed ones hold air, and 16 bits hold metal of 4000 HU."""
     assert hu([[-1500, 40]], description(bits=12, signed=True, intercept=0)) == [[AIR_HU, 40]]
     assert hu([[4000, 40]], description(intercept=0)) == [[4000, 40]]

@@ -142,6 +142,40 @@ def test_a_real_ge_head_with_tilt_and_two_spacings_reads() -> None:
     assert steps[14:] == pytest.approx(7.0, abs=0.01)
 
 
+@pytest.mark.parametrize("written", [0, -150])
+def test_what_was_written_around_a_head_is_air(write_series: WriteSeries, written: int) -> None:
+    """Masks and resampling leave 0, without a Pixel Padding Value; the same value within the head stays."""
+
+    def mask(z: int, ds: Dataset) -> None:
+        hu = head_hu(z)
+        hu[30:34, 30:34] = [-1000, -1000, written, written]
+        rows, columns = np.mgrid[:64, :64] - 32
+        hu[np.hypot(rows / 1.2, columns) > 26] = written
+        ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+
+    hu = read_volume(write_series(change=mask)).hu
+    assert hu[:, [0, 0, 63, 63, 32], [0, 63, 0, 63, 3]].max() == -1024
+    assert hu[:, 31, [31, 33]].tolist() == [[-1000, written]] * 10
+
+
+def test_a_value_at_the_border_of_a_head_that_is_cut_off_stays(write_series: WriteSeries) -> None:
+    """As simulated: 35 in all of the brain, which reaches the right border of two slices."""
+
+    def cut(z: int, ds: Dataset) -> None:
+        hu = head_hu(z)
+        if z < 2:
+            hu[:, 32:] = hu[:, 16:48]
+            hu[0, 63] = 35
+        ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+
+    assert read_volume(write_series(change=cut)).hu[0, 32, 63] == 35
+
+
+def test_images_that_all_lie_in_one_place_have_no_position(write_series: WriteSeries) -> None:
+    """Conversions that write the same position into every file; no two acquisitions are mixed."""
+    assert refusal_code(write_series([0.0] * 10)) == "POSITION_MISSING"
+
+
 def remove(keyword: str, *, at: int = 3) -> Change:
     """Deletes an attribute of one image."""
 
