@@ -60,7 +60,7 @@ def extract_brain(hu: HuArray, pixel_spacing_mm: tuple[float, float]) -> MaskArr
     bone = highest > BONE_HU
     bone |= _cut_off(mean > SOFT_HU[0])
     soft = (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
-    shares = _surrounded(bone)
+    shares = surrounded(bone)
     pieces = _bridge(_per_slice(ndimage.binary_erosion, soft & (shares >= SURROUNDED), BRIDGE_MM / mm))
     core = _follow(pieces, WIDENING_MM / mm)
     grown = _grow(core, soft & (shares >= NEAR_GAP), round(REACH_MM / mm))
@@ -105,7 +105,7 @@ def _cut_off(tissue: MaskArray) -> MaskArray:
     return tissue & border
 
 
-def _surrounded(bone: MaskArray) -> FloatMap:
+def surrounded(bone: MaskArray) -> FloatMap:
     """(z, y, x) share of in-plane rays that meet bone before the image ends."""
     met = np.zeros(bone.shape, dtype=np.float32)
     for angle in ANGLES_DEGREES:

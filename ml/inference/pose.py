@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ml.inference.brain import largest_piece
+from ml.inference.brain import SURROUNDED, largest_piece, surrounded
 from ml.volume import FloatArray, Geometry, MaskArray, Volume
 
 BONE_HU = 250.0
@@ -34,6 +34,13 @@ _SIDEWAYS_DEGREES = 60.0
 """From here on it is looked which end of the midline has the face."""
 _FEWEST_AIR = 50
 """Points; less of it tells nothing."""
+_MEDIAL_MM = 30.0
+_FAR_MM = 20.0
+"""Nose, frontal and ethmoid sinuses are so near to the midline and so far from the middle of the head; cells beside the
+ears are not."""
+_SINUSES_ML = 1.0
+_CLEARLY = 8.0
+"""So many times the air at the other end: a straight head has its face in front unless all speaks against it."""
 
 
 def head_turn(volume: Volume) -> float:
@@ -122,11 +129,45 @@ def _stacked(points: FloatArray, bone: MaskArray) -> FloatArray:
     return np.asarray(points - np.stack(middles, axis=1)[slices])
 
 
-def _looks_back(thinned: npt.NDArray[np.float32], geometry: Geometry, step: int, turn_degrees: float) -> bool:
-    """Whether the face is at the back of a head in this pose: most of the air within a head is in nose and sinuses."""
+def faces_back(volume: Volume) -> bool:
+    """Whether a straight head has its sinuses where its directions say the back is; False where none are seen.
+
+    Rows of NIfTI files begin at the back, and conversions keep them and write the directions of rows from the front.
+    Only air in bone counts: a headrest that touches the head encloses some too.
+    """
+    thinned, step = thin(volume)
+    head, air = _head_and_air(thinned)
+    front_ml, back_ml = _ends_ml(volume.geometry, step, air, head)
+    if back_ml < max(_SINUSES_ML, _CLEARLY * front_ml):
+        return False
+    air &= surrounded(thinned > BONE_HU) >= SURROUNDED
+    front_ml, back_ml = _ends_ml(volume.geometry, step, air, head)
+    return back_ml >= max(_SINUSES_ML, _CLEARLY * front_ml)
+
+
+def _ends_ml(geometry: Geometry, step: int, air: MaskArray, head: MaskArray) -> tuple[float, float]:
+    """mL of the air near the midline, far in front of the middle of the head and far behind it."""
+    points = points_lps(air, geometry, step=step)
+    if not len(points):
+        return 0.0, 0.0
+    place = points - points_lps(head, geometry, step=step).mean(axis=0)
+    point_ml = (step**2 * geometry.voxel_volumes_ml)[np.nonzero(air)[0]]
+    medial = np.abs(place[:, 0]) < _MEDIAL_MM
+    front, back = medial & (place[:, 1] < -_FAR_MM), medial & (place[:, 1] > _FAR_MM)
+    return float(point_ml[front].sum()), float(point_ml[back].sum())
+
+
+def _head_and_air(thinned: npt.NDArray[np.float32]) -> tuple[MaskArray, MaskArray]:
+    """The head in every slice, and the air within it."""
     tissue = thinned > SKIN_HU
     head = np.stack([ndimage.binary_fill_holes(largest_piece(one)) for one in tissue])
-    air = points_lps(head & ~tissue, geometry, step=step)
+    return head, head & ~tissue
+
+
+def _looks_back(thinned: npt.NDArray[np.float32], geometry: Geometry, step: int, turn_degrees: float) -> bool:
+    """Whether the face is at the back of a head in this pose: most of the air within a head is in nose and sinuses."""
+    head, inner = _head_and_air(thinned)
+    air = points_lps(inner, geometry, step=step)
     if len(air) < _FEWEST_AIR:
         return False
     backwards = axes(turn_degrees)[1]

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from ml.config import Preprocessing
 from ml.inference.brain import extract_brain
-from ml.inference.pose import STRAIGHT_DEGREES, axes, head_turn
+from ml.inference.pose import STRAIGHT_DEGREES, axes, faces_back, head_turn
 from ml.volume import FloatArray, Geometry, HuArray, MaskArray, Volume
 
 AIR_HU = -1000.0
@@ -262,7 +262,8 @@ def _down_and_right(geometry: Geometry, *, transpose: bool) -> FloatArray:
 
 def _upright(volume: Volume, orientation: Orientation) -> F32Array | None:
     """See View: turns a head by more than the network has seen in training (`ml.training.augmentation`)."""
-    _, backwards, _ = axes(head_turn(volume))
+    turn = head_turn(volume)
+    _, backwards, _ = axes(180.0 if turn == 0.0 and faces_back(volume) else turn)
     down, right = orientation.directions_lps(volume.geometry) @ backwards
     angle = np.arctan2(right, down)
     if abs(np.degrees(angle)) <= STRAIGHT_DEGREES:

@@ -12,7 +12,7 @@ from ml.data.exams import LabelledExam, patient_key
 from ml.data.shards import open_exam, write_exam
 from ml.inference.lesions import find_lesions
 from ml.inference.midline import find_midline
-from ml.inference.pose import axes, head_turn
+from ml.inference.pose import axes, faces_back, head_turn
 from ml.inference.preprocessing import prepare
 from ml.labels import BLEED
 from ml.phantom import SimulatedExam, draw_spec, simulate
@@ -122,6 +122,58 @@ def test_without_a_head_nothing_is_turned(make_volume: MakeVolume) -> None:
     ring = make_volume(shape=(100, 100))
     assert head_turn(Volume(np.full_like(ring.hu, -1000.0), ring.geometry)) == 0.0
     assert head_turn(ring) == 0.0
+
+
+UPSIDE_DOWN = pytest.mark.parametrize("turn", [np.s_[:, ::-1], np.s_[:, ::-1, ::-1]], ids=["mirrored", "turned"])
+
+
+@UPSIDE_DOWN
+@real_heads
+def test_pictures_that_are_upside_down_are_set_upright(
+    real_head: Callable[[], Volume], turn: tuple[slice, ...]
+) -> None:
+    """As NIfTI files have them, under the directions of a DICOM file; the answer comes back upside down."""
+    volume = real_head()
+    reversed_head = replace(volume, hu=np.ascontiguousarray(volume.hu[turn]))
+    assert not faces_back(volume)
+    assert faces_back(reversed_head)
+    mirror = 1 if len(turn) == 3 else -1
+    straight, upright = prepare(volume, TINY_PREPROCESSING), prepare(reversed_head, TINY_PREPROCESSING)
+    assert likeness(upright.hu_zvu[:, :, ::mirror], straight.hu_zvu) > 0.95
+    bone = (upright.hu_zvu[upright.sampling.analysed] > 300).astype(np.float32)
+    back = upright.to_source(bone)
+    assert likeness(back, (reversed_head.hu > 300).astype(np.float32)) > 0.75
+
+
+@UPSIDE_DOWN
+def test_sides_stay_those_of_the_directions(turn: tuple[slice, ...]) -> None:
+    """Whether pictures were turned or mirrored cannot be seen."""
+    volume = injured_head(3)
+    left = find_midline(replace(volume, hu=np.ascontiguousarray(volume.hu[turn]))).left_lps
+    assert left[0] > 0.9
+
+
+@pytest.mark.parametrize("first", [0, 20, 28])
+def test_a_head_that_lies_straight_is_not_taken_for_upside_down(first: int) -> None:
+    """Also without its lower part, where it has no sinuses; on a hollow headrest; with air behind from an operation."""
+    whole = injured_head(3)
+    kept = replace(
+        whole.geometry,
+        positions_lps=whole.geometry.positions_lps[first:],
+        sop_instance_uids=whole.geometry.sop_instance_uids[first:],
+    )
+    volume = Volume(whole.hu[first:].copy(), kept)
+    assert not faces_back(volume)
+    assert faces_back(replace(volume, hu=volume.hu[:, ::-1])) == (first < 28)
+    resting = volume.hu.copy()
+    beside = resting[:, 215:255, 70:187] < -300
+    resting[:, 215:255, 70:187][beside] = 50
+    resting[:, 247:253, 74:183] = -1000
+    assert not faces_back(replace(volume, hu=resting))
+    if first == 0:
+        operated = volume.hu.copy()
+        operated[20:24, 185:200, 120:136] = -1000
+        assert not faces_back(replace(volume, hu=operated))
 
 
 @pytest.mark.parametrize("degrees", [60.0, -100.0])
