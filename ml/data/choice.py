@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml.data.headers import MULTI_FRAME_CLASSES
+from ml.data.headers import MULTI_FRAME_CLASSES, is_localizer
 from ml.data.scanning import ImageFacts
 from ml.data.series import LARGEST_AXIAL_TILT_DEGREES, SAME_POSITION_MM
 
@@ -82,6 +82,12 @@ class Series:
     def kinds_of_thickness(self) -> int:
         """More than one: acquisitions are mixed, or the protocol has zones."""
         return len({round(one.thickness_mm, 1) for one in self.images if one.thickness_mm is not None})
+
+
+def series_of(name: str, images: Sequence[ImageFacts], description: str | None = None) -> Series:
+    """Of the images of one series, without localizers among slices (as `ml.data.headers` reads them)."""
+    slices = tuple(one for one in images if not is_localizer(one.image_type))
+    return Series(name, images[0].description if description is None else description, slices or tuple(images))
 
 
 @dataclass(frozen=True)

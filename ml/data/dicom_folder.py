@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml.data.choice import Series, choose, describe
+from ml.data.choice import Series, choose, describe, series_of
 from ml.data.part10 import begins_like_dicom, is_no_object
 from ml.data.refusals import refusal
 from ml.data.scanning import ImageFacts, read_facts
@@ -47,7 +47,7 @@ def find_series(folder: Path) -> FoundSeries:
     by_series: dict[str, list[ImageFacts]] = defaultdict(list)
     for one in facts:
         by_series[one.series].append(one)
-    every = [Series(uid, images[0].description, tuple(images)) for uid, images in sorted(by_series.items())]
+    every = [series_of(uid, images) for uid, images in sorted(by_series.items())]
     if len(every) == 1:
         return _found(every[0], "the only series", ())
     if len({one.patient for one in facts}) > 1:

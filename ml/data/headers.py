@@ -6,7 +6,7 @@ Sources: PS3.3 C.7.6.2 (Image Plane), C.7.6.3 (Image Pixel), C.8.2.1 (CT Image),
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,7 +41,7 @@ NOT_HEAD_PARTS = frozenset(
 KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality"),
     *("BodyPartExamined", "NumberOfFrames", "SamplesPerPixel", "Rows", "Columns", "PixelSpacing", "SliceThickness"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "ImageType"),
 )
 """All that is read before the pixels."""
 
@@ -78,6 +78,7 @@ def read_headers(paths: Sequence[Path]) -> tuple[SliceHeader, ...]:
     datasets = _parse(paths)
     if len(datasets) < len(paths):
         raise refusal("NOT_DICOM", count=len(paths) - len(datasets), total=len(paths))
+    datasets = _without_localizers(datasets)
     _check_kind(list(datasets.values()))
     for code, is_valid in _REQUIRED:
         missing = sum(not is_valid(ds) for ds in datasets.values())
@@ -95,6 +96,7 @@ def read_intact_headers(paths: Sequence[Path]) -> tuple[tuple[SliceHeader, ...],
     """
     datasets = _parse(paths)
     faults = {path: refusal("NOT_DICOM", count=1, total=1) for path in paths if path not in datasets}
+    datasets = _without_localizers(datasets)
     for path, ds in datasets.items():
         code = next((code for code, is_valid in _REQUIRED if not is_valid(ds)), None)
         if code is not None:
@@ -144,6 +146,17 @@ def _parse(paths: Sequence[Path]) -> dict[Path, Dataset]:
                 continue
         datasets[path] = ds
     return datasets
+
+
+def _without_localizers(datasets: dict[Path, Dataset]) -> dict[Path, Dataset]:
+    """Without those that some scanners and exports put into the series of the slices; all, where nothing else is."""
+    slices = {path: ds for path, ds in datasets.items() if not is_localizer(ds.get("ImageType") or ())}
+    return slices or datasets
+
+
+def is_localizer(image_type: Iterable[object]) -> bool:
+    """By Image Type (PS3.3 C.8.2.1.1.1)."""
+    return any(str(part).upper() == "LOCALIZER" for part in image_type)
 
 
 def read_tags(file: BinaryIO, keywords: Sequence[str]) -> Dataset:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ml.data.choice import Series, choose, describe
+from ml.data.choice import Series, choose, describe, series_of
 from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue, LeftOut
 from ml.data.readers.layout import Options, find, read_table
@@ -104,7 +104,7 @@ def studies_of(root: Path, options: Options, catalogue: Catalogue) -> dict[int, 
     studies: dict[int, list[Series]] = {number: [] for number in folders.values()}
     for (number, folder, _), images in sorted(groups.items(), key=lambda item: item[0]):
         description = folder.name.removeprefix("CT ")
-        studies[number].append(Series(folder.relative_to(root).as_posix(), description, tuple(images)))
+        studies[number].append(series_of(folder.relative_to(root).as_posix(), images, description))
     return studies
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ml.data.choice import Series, choose, describe
+from ml.data.choice import Series, choose, describe, series_of
 from ml.data.exams import patient_key
 from ml.data.manifest import Catalogue, LeftOut
 from ml.data.nifti import is_nifti
@@ -80,7 +80,7 @@ def _files(root: Path) -> Iterator[Path]:
 def _dicom_exam(
     root: Path, study: str, series: dict[str, list[ImageFacts]], masks: dict[str, list[MaskFile]], catalogue: Catalogue
 ) -> ExamSource | None:
-    every = [Series(uid, images[0].description, tuple(images)) for uid, images in sorted(series.items())]
+    every = [series_of(uid, images) for uid, images in sorted(series.items())]
     drawn_on = [one for one in every if one.name in masks]
     if len(drawn_on) == 1:
         chosen: Series | None = drawn_on[0]

@@ -58,6 +58,15 @@ def test_one_series_of_a_study_is_read_and_each_other_has_a_reason(tmp_path: Pat
     assert len(read_volume(found.paths).hu) == len(found.paths) == 12
 
 
+def test_a_scout_within_a_series_does_not_leave_that_out(tmp_path: Path) -> None:
+    """Nor is it read with it."""
+    write_dicom(tmp_path / "bone", series="1.2.3", change=described("HEAD BONE"))
+    slices = write_dicom(tmp_path / "plain", series="1.2.1", change=described("HEAD PLAIN"))
+    stray = described("HEAD PLAIN", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SOPInstanceUID="1.2.1.99")
+    write_dicom(tmp_path / "scout", series="1.2.1", at_mm=[0.0], change=stray)
+    assert find_series(tmp_path).paths == tuple(slices)
+
+
 def test_a_kernel_with_its_strength_behind_it_is_known(tmp_path: Path) -> None:
     """Siemens writes two values where the reconstruction is iterative; the first one is the kernel."""
     write_dicom(tmp_path / "sharp", series="1.2.1", change=described("HEAD 5.0", ConvolutionKernel=["J70h", "3"]))

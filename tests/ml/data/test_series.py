@@ -25,6 +25,7 @@ from ml.data.headers import SliceHeader, read_headers
 from ml.data.refusals import SENTENCES
 from ml.data.series import read_intact, read_volume
 from ml.errors import UnreadableStudy
+from ml.volume import Volume
 from tests.ml.data.conftest import WriteSeries, head_hu
 from tests.ml.data.disk import fail_to_read
 from tests.real_heads import ge_head
@@ -169,6 +170,32 @@ def test_a_value_at_the_border_of_a_head_that_is_cut_off_stays(write_series: Wri
         ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
 
     assert read_volume(write_series(change=cut)).hu[0, 32, 63] == 35
+
+
+def scout(z: int, ds: Dataset) -> None:
+    """The last image."""
+    if z == 10:
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        ds.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+        ds.PixelSpacing = [1.0, 1.0]
+
+
+@pytest.mark.parametrize("read", [read_volume, lambda paths: read_intact(paths)[0]], ids=["read", "intact"])
+def test_a_scout_among_the_slices_is_left_out(write_series: WriteSeries, read: Callable[[list[Path]], Volume]) -> None:
+    """As older scanners put it into their series; the node reads such a series, too."""
+    volume = read(write_series([*range(0, 50, 5), 20.0], change=scout))
+    assert [uid.rsplit(".", 1)[1] for uid in volume.geometry.sop_instance_uids] == [str(z + 1) for z in range(10)]
+
+
+def test_a_series_of_localizers_alone_is_refused(write_series: WriteSeries) -> None:
+    """For what they are."""
+    coronal = put_all("ImageOrientationPatient", [0, 1, 0, 0, 0, -1])
+
+    def localize(z: int, ds: Dataset) -> None:
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        coronal(z, ds)
+
+    assert refusal_code(write_series(change=localize)) == "NOT_AXIAL"
 
 
 def test_images_that_all_lie_in_one_place_have_no_position(write_series: WriteSeries) -> None:
