@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from ml.data.refusals import refusal
-from ml.volume import HuArray, MaskArray, Volume
+from ml.volume import FloatArray, HuArray, MaskArray, Volume
 
 COARSE_MM = 2.0
 BONE_HU = 250.0
@@ -22,13 +22,20 @@ SUTURE_MM = 6.0
 """Openings of the skull that still count as closed: sutures, foramina, thin orbital walls."""
 LEAST_BRAIN_AREA_MM2 = 2500.0
 """About a quarter of an adult brain slice, half of a newborn's; the spinal canal has 300."""
+LARGEST_BRAIN_AREA_MM2 = 40_000.0
+"""Of heads measured 24,000 at most; with 1 mm for pixels of 0.49 mm, as scripts write that forget them, 79,000."""
 LEAST_BRAIN_SLICES = 2
 LONGEST_HEAD_MM = 450.0
+PART_OF_A_HEAD_MM = 60.0
+WIDE, NARROW = 0.9, (0.03, 0.3)
+"""Shares of the tissue of the slice that has most: where a head is widest, and near its vertex."""
+LEAST_TAPER_MM = 20.0
+"""From there to there. Of heads measured 44 mm at least, a newborn's is two thirds of that."""
 
 
 def check_head(volume: Volume) -> None:
     """Raise UnreadableStudy IMPLAUSIBLE_HU or NOT_HEAD unless the volume looks like a head CT."""
-    hu, pixel_mm = _coarse(volume)
+    hu, pixel_mm, offsets_mm = _coarse(volume)
     if np.mean(hu < AIR_BELOW_HU) < LEAST_SHARE:
         raise refusal("IMPLAUSIBLE_HU", why=f"no air; the lowest value is {volume.hu.min():.0f}")
     if np.mean(hu > BONE_HU) < LEAST_SHARE:
@@ -36,16 +43,30 @@ def check_head(volume: Volume) -> None:
     coverage_mm = float(volume.geometry.offsets_mm[-1] - volume.geometry.offsets_mm[0])
     if coverage_mm > LONGEST_HEAD_MM:
         raise refusal("NOT_HEAD", why=f"they cover {coverage_mm:.0f} mm")
-    if sum(_brain_area_mm2(one, pixel_mm) >= LEAST_BRAIN_AREA_MM2 for one in hu) < LEAST_BRAIN_SLICES:
+    areas_mm2 = [_brain_area_mm2(one, pixel_mm) for one in hu]
+    if sum(area >= LEAST_BRAIN_AREA_MM2 for area in areas_mm2) < LEAST_BRAIN_SLICES:
         raise refusal("NOT_HEAD", why="no skull around a brain")
+    if max(areas_mm2) > LARGEST_BRAIN_AREA_MM2:
+        raise refusal("NOT_HEAD", why=f"a brain of {max(areas_mm2) / 100:.0f} cm2; is Pixel Spacing right?")
+    if coverage_mm < PART_OF_A_HEAD_MM and _taper_mm(hu, offsets_mm) < LEAST_TAPER_MM:
+        raise refusal("NOT_HEAD", why=f"from wide to narrow they cover {coverage_mm:.0f} mm; are positions in mm?")
 
 
-def _coarse(volume: Volume) -> tuple[HuArray, tuple[float, float]]:
-    """Every n-th pixel and about 48 slices, enough for shapes of centimetres; with the pixel size (y, x)."""
+def _coarse(volume: Volume) -> tuple[HuArray, tuple[float, float], FloatArray]:
+    """Every n-th pixel and about 48 slices, enough for shapes of centimetres; the pixel size (y, x); the offsets."""
     mm_y, mm_x = volume.geometry.pixel_spacing_mm
     rows, columns = max(1, round(COARSE_MM / mm_y)), max(1, round(COARSE_MM / mm_x))
     slices = max(1, len(volume.hu) // 48)
-    return volume.hu[::slices, ::rows, ::columns], (rows * mm_y, columns * mm_x)
+    coarse = volume.hu[::slices, ::rows, ::columns]
+    return coarse, (rows * mm_y, columns * mm_x), volume.geometry.offsets_mm[::slices]
+
+
+def _taper_mm(hu: HuArray, offsets_mm: FloatArray) -> float:
+    """The least distance of a slice where the head is wide from one where it is narrow; infinite where none is."""
+    tissue = (hu > AIR_BELOW_HU).sum(axis=(1, 2))
+    share = tissue / tissue.max()
+    wide, narrow = offsets_mm[share >= WIDE], offsets_mm[(share > NARROW[0]) & (share < NARROW[1])]
+    return float(np.abs(wide[:, None] - narrow).min(initial=np.inf))
 
 
 def _brain_area_mm2(hu: HuArray, pixel_mm: tuple[float, float]) -> float:

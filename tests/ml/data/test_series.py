@@ -371,6 +371,30 @@ def test_a_scan_of_the_whole_body_is_no_head(write_series: WriteSeries) -> None:
     assert refusal_code(write_series(range(0, 600, 60), thickness_mm=60.0)) == "NOT_HEAD"
 
 
+def tapering(z: int, ds: Dataset) -> None:
+    """From the widest slice to the vertex."""
+    rows, columns = np.mgrid[:64, :64] - 32
+    radius = np.hypot(rows, columns) / np.sqrt(1 - (z / 10) ** 2)
+    hu = np.select([radius < 20, radius < 23], [35, 900], -1000)
+    ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+
+
+def test_pixels_of_a_millimetre_that_make_a_giant_are_refused(write_series: WriteSeries) -> None:
+    """Scripts that lose the spacing write 1 mm for pixels of 0.45 mm: 2.2 times too wide."""
+    with pytest.raises(UnreadableStudy, match="Pixel Spacing") as refused:
+        read_volume(write_series(change=put_all("PixelSpacing", [7.7, 7.7])))
+    assert refused.value.code == "NOT_HEAD"
+
+
+def test_slices_of_a_millimetre_that_make_a_flat_head_are_refused(write_series: WriteSeries) -> None:
+    """Positions counted in slices; the same slices at their distance are a head, and so is its upper part."""
+    with pytest.raises(UnreadableStudy, match="positions in mm") as refused:
+        read_volume(write_series(range(10), change=tapering))
+    assert refused.value.code == "NOT_HEAD"
+    assert len(read_volume(write_series(range(0, 80, 8), change=tapering)).hu) == 10
+    assert len(read_volume(write_series(range(0, 50, 5), change=tapering)).hu) == 10
+
+
 def open_suture(_: int, ds: Dataset) -> None:
     """A gap of 5.7 mm on either side, in bone of 13 mm."""
     rows, columns = np.mgrid[:64, :64] - 32
