@@ -22,7 +22,7 @@ class Preprocessing:
     """Rows and columns: `size * pixel_mm` around the skull must hold a head (ears may be cut)."""
     windows: tuple[Window, ...]
     slab_mm: float
-    """Slices under 2/3 of this height are averaged over it: the thickness the network was trained on."""
+    """Slices under 2/3 of this height are averaged over it, less what they overlap: the thickness trained on."""
     neighbour_mm: float
     """The neighbour channels are the slices nearest to this distance below and above."""
 

@@ -18,6 +18,7 @@ from scipy import ndimage
 from ml.config import Preprocessing
 from ml.inference.brain import extract_brain
 from ml.inference.pose import STRAIGHT_DEGREES, axes, faces_back, head_turn
+from ml.inference.thickness import overlapping_mm
 from ml.volume import FloatArray, Geometry, HuArray, MaskArray, Volume
 
 AIR_HU = -1000.0
@@ -169,7 +170,8 @@ def prepare(volume: Volume, config: Preprocessing) -> Prepared:
     if config.brain_only:
         hu = np.where(extract_brain(hu, (spacing_y, spacing_x)), hu, np.float32(AIR_HU))
     small = view.show(hu, outside=AIR_HU)
-    sampling = sample(offsets, config)
+    thin = _heights(offsets).min(initial=np.inf) < THIN * config.slab_mm
+    sampling = sample(offsets, config, overlapping_mm(small, offsets, config.pixel_mm, config.slab_mm) if thin else 0.0)
     return Prepared(
         hu_zvu=small if np.array_equal(sampling.slabs, np.eye(len(small))) else _mix(sampling.slabs, small),
         orientation=orientation,
@@ -220,15 +222,18 @@ def resampling_back(count: int, spacing_mm: float, centre: float, config: Prepro
     return _triangle(source_mm, _network_mm(config), spacing_mm, config.pixel_mm)
 
 
-def sample(offsets_mm: Positions, config: Preprocessing) -> Sampling:
-    """Slabs, neighbours and the analysed slices of a sorted stack, from positions along the normal."""
+def sample(offsets_mm: Positions, config: Preprocessing, overlap_mm: float = 0.0) -> Sampling:
+    """Slabs, neighbours and the analysed slices of a sorted stack, from positions along the normal.
+
+    Slices that are thicker than their distance by `overlap_mm` reach so much further than what lies between them.
+    """
+    width_mm = config.slab_mm - overlap_mm
     count = len(offsets_mm)
-    steps = np.diff(offsets_mm)
-    heights = (np.concatenate([steps[:1], steps]) + np.concatenate([steps, steps[-1:]])) / 2
+    heights = _heights(offsets_mm)
     slabs = np.eye(count, dtype=np.float32)
-    for z in np.flatnonzero(heights < THIN * config.slab_mm).tolist():
-        low = np.maximum(offsets_mm - heights / 2, offsets_mm[z] - config.slab_mm / 2)
-        high = np.minimum(offsets_mm + heights / 2, offsets_mm[z] + config.slab_mm / 2)
+    for z in np.flatnonzero(heights < min(THIN * config.slab_mm, width_mm)).tolist():
+        low = np.maximum(offsets_mm - heights / 2, offsets_mm[z] - width_mm / 2)
+        high = np.minimum(offsets_mm + heights / 2, offsets_mm[z] + width_mm / 2)
         overlap = np.clip(high - low, 0, None)
         slabs[z] = overlap / overlap.sum()
     analysed = [0]
@@ -241,6 +246,12 @@ def sample(offsets_mm: Positions, config: Preprocessing) -> Sampling:
         [[_neighbour(offsets_mm, z, side * config.neighbour_mm) for side in (-1, 0, 1)] for z in chosen]
     )
     return Sampling(chosen, slabs, neighbours, spread.astype(np.float32))
+
+
+def _heights(offsets_mm: Positions) -> Positions:
+    """(z,) mm of the stack that each slice stands for."""
+    steps = np.diff(offsets_mm)
+    return np.asarray((np.concatenate([steps[:1], steps]) + np.concatenate([steps, steps[-1:]])) / 2)
 
 
 def _neighbour(offsets_mm: Positions, z: int, distance_mm: float) -> int:

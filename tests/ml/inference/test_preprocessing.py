@@ -137,6 +137,15 @@ def test_uneven_slices_are_averaged_and_analysed_as_worked_out_by_hand() -> None
     assert sampling.neighbours.tolist() == [[0, 0, 1], [0, 1, 3], [1, 2, 5], [1, 3, 6], [2, 5, 6], [3, 6, 6]]
 
 
+def test_what_slices_overlap_is_not_averaged_twice() -> None:
+    """Slices of 3 mm every 1 mm: what lies within 1.5 mm of one reaches over 5 mm; of 5 mm and more, each stays."""
+    offsets = np.arange(9.0)
+    assert sample(offsets, CONFIG, 2.0).slabs[4] == pytest.approx(np.array([0, 0, 0, 1, 1, 1, 0, 0, 0]) / 3)
+    for overlap_mm in (4.0, 7.0):
+        assert np.array_equal(sample(offsets, CONFIG, overlap_mm).slabs, np.eye(9))
+    assert sample(offsets, CONFIG, 7.0).analysed.tolist() == [0, 2, 4, 6, 8]
+
+
 @pytest.mark.parametrize("step_mm", [0.4, 1.0, 2.0])
 @pytest.mark.parametrize("first_mm", [-0.7, 0.3, -47.1, -83.7])
 def test_the_height_of_the_table_decides_nothing(step_mm: float, first_mm: float) -> None:
