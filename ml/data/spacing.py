@@ -31,7 +31,8 @@ def check_no_gap(offsets_mm: FloatArray, thicknesses_mm: Sequence[float | None])
     for index, step in enumerate(steps):
         covered = step <= UNCOVERED * local[index]  # False where the thickness is unknown (NaN)
         if not covered and _stands_out(steps, index, thickness_known=bool(np.isfinite(local[index]))):
-            raise refusal("GAP_IN_SLICES", gap=float(step), where=f"{index + 1} and {index + 2}", usual=usual)
+            expected = float(local[index]) if np.isfinite(local[index]) else usual
+            raise refusal("GAP_IN_SLICES", gap=float(step), where=f"{index + 1} and {index + 2}", usual=expected)
 
 
 def _stands_out(steps: FloatArray, index: int, *, thickness_known: bool) -> bool:

@@ -74,3 +74,10 @@ def test_a_lost_slice_among_such_is_a_gap() -> None:
     """A step of less than two of its neighbours, or of less than two thicknesses."""
     assert has_gap([5.0, 5.2, 9.7, 5.1, 5.0])
     assert has_gap([4.5, 4.5, 9.0, 4.5, 4.5], [5.0] * 6)
+
+
+def test_a_gap_is_told_by_what_lies_beside_it() -> None:
+    """Of a head in slices of 4 and of 7 mm one of 4 mm is lost: the median distance has no part in it."""
+    offsets = np.cumsum([0.0, *[4.0] * 5, 8.0, *[4.0] * 5, *[7.0] * 13])
+    with pytest.raises(UnreadableStudy, match=r"8\.0 mm between neighbours 6 and 7 where 4\.0 mm is expected"):
+        check_no_gap(offsets, [4.0] * 12 + [7.0] * 13)
