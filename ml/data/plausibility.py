@@ -37,9 +37,9 @@ def check_head(volume: Volume) -> None:
     """Raise UnreadableStudy IMPLAUSIBLE_HU or NOT_HEAD unless the volume looks like a head CT."""
     hu, pixel_mm, offsets_mm = _coarse(volume)
     if np.mean(hu < AIR_BELOW_HU) < LEAST_SHARE:
-        raise refusal("IMPLAUSIBLE_HU", why=f"no air; the lowest value is {volume.hu.min():.0f}")
+        raise refusal("IMPLAUSIBLE_HU", why=f"too little air; the lowest value is {volume.hu.min():.0f}")
     if np.mean(hu > BONE_HU) < LEAST_SHARE:
-        raise refusal("IMPLAUSIBLE_HU", why=f"no bone; the highest value is {volume.hu.max():.0f}")
+        raise refusal("IMPLAUSIBLE_HU", why=f"too little bone; the highest value is {volume.hu.max():.0f}")
     coverage_mm = float(volume.geometry.offsets_mm[-1] - volume.geometry.offsets_mm[0])
     if coverage_mm > LONGEST_HEAD_MM:
         raise refusal("NOT_HEAD", why=f"they cover {coverage_mm:.0f} mm")
