@@ -57,13 +57,16 @@ def find_midline(volume: Volume) -> Midline:
 
 
 def _symmetry_plane(points: FloatArray, turn: float) -> Midline:
-    """By search over turn, around this one, and lean, from coarse to fine; each pair is judged by its best place."""
-    lean = 0.0
-    for step in (4.0, 2.0, 1.0, 0.5):
-        first = step == 4.0
-        turns = turn + (np.arange(-STRAIGHT_DEGREES, STRAIGHT_DEGREES + 1, step) if first else step * _AROUND)
+    """By search over turn, around this one, and lean, from coarse to fine; each pair is judged by its best place.
+
+    The coarse search is made twice: the turn of a leaning head is not seen before its lean is known.
+    """
+    lean, around = 0.0, turn + np.arange(-STRAIGHT_DEGREES, STRAIGHT_DEGREES + 1, 4.0)
+    for step in (4.0, 4.0, 2.0, 1.0, 0.5):
+        coarse = step == 4.0
+        turns = around if coarse else turn + step * _AROUND
         turn = max(turns, key=lambda degrees: _likeness(points, degrees, lean))
-        leans = np.arange(-LARGEST_LEAN_DEGREES, LARGEST_LEAN_DEGREES + 1, step) if first else lean + step * _AROUND
+        leans = np.arange(-LARGEST_LEAN_DEGREES, LARGEST_LEAN_DEGREES + 1, step) if coarse else lean + step * _AROUND
         lean = max(leans, key=lambda degrees: _likeness(points, turn, degrees))
     left, _, _ = axes(turn, lean)
     _, offset_mm = symmetry(points, turn, lean, bins_mm=BINS_MM)
