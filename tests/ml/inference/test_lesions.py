@@ -46,6 +46,17 @@ def test_voxels_that_share_a_corner_are_one_lesion() -> None:
     assert [int(one.region.mask.sum()) for one in find_lesions(mask, exam)] == [2, 1]
 
 
+def test_a_lesion_within_the_bend_of_another_has_its_own_voxels() -> None:
+    """As a clot under a layer along the skull: one lies in the box around the other."""
+    exam = volume((1, 6, 6), offsets=[0], spacing=(1, 1))
+    layer, clot = np.zeros((2, 1, 6, 6), dtype=bool)
+    layer[0, 0, :] = layer[0, :, 0] = True
+    clot[0, 3:5, 3:5] = True
+    one, other = find_lesions(layer | clot, exam)
+    assert np.array_equal(one.region.mask, layer)
+    assert np.array_equal(other.region.mask, clot)
+
+
 def test_lesions_are_numbered_by_volume_then_position() -> None:
     """The same every time, so that segment numbers and tracking stay."""
     exam = volume((3, 4, 9), offsets=[0, 1, 2], spacing=(1, 1))
@@ -67,6 +78,16 @@ def test_small_islands_are_removed_by_true_volume() -> None:
     assert kept[2, 2, 7:].all()
     assert not kept[0].any()
     assert len(find_lesions(mask, exam, min_volume_ml=0.5)) == 1
+
+
+def test_a_bleed_of_just_the_least_volume_is_reported() -> None:
+    """At least so much, not more."""
+    exam = volume((3, 3, 9), offsets=[0, 5, 10], spacing=(1, 1))
+    mask = np.zeros((3, 3, 9), dtype=bool)
+    mask[1, 1, :4] = True
+    least_ml = 4 * 5.0 / 1000
+    assert np.array_equal(without_islands(mask, exam.geometry, min_volume_ml=least_ml), mask)
+    assert len(find_lesions(mask, exam, min_volume_ml=least_ml)) == 1
 
 
 def test_an_empty_mask_has_no_lesions() -> None:

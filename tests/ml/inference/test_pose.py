@@ -186,6 +186,65 @@ def test_a_lesion_of_a_head_on_its_side_is_on_the_side_of_the_patient(degrees: f
             assert lesion.side is bleed.side, bleed.kind
 
 
+@pytest.mark.parametrize(
+    ("degrees", "brain_only"), [(0.0, True), (60.0, False)], ids=["straight, brain alone", "turned"]
+)
+def test_the_network_sees_a_head_alike_however_its_slices_are_stored(
+    exam: SimulatedExam, degrees: float, *, brain_only: bool
+) -> None:
+    """Oblong pixels, slices closer together above; and its answer comes back to the same voxels."""
+    geometry = exam.volume.geometry
+    steps = np.minimum(np.arange(len(exam.volume.hu)), np.arange(len(exam.volume.hu)) / 4 + 12)
+    positions = geometry.positions_lps[0] + np.outer(steps, geometry.positions_lps[1] - geometry.positions_lps[0])
+    plain = lying(
+        replace(
+            exam.volume,
+            hu=exam.volume.hu[:, ::2],
+            geometry=replace(
+                geometry,
+                positions_lps=positions,
+                pixel_spacing_mm=(2 * geometry.pixel_spacing_mm[0], geometry.pixel_spacing_mm[1]),
+            ),
+        ),
+        degrees - exam.spec.scanner.rotation_degrees[2],
+    )
+    config = replace(TINY_PREPROCESSING, brain_only=brain_only)
+    seen = prepare(plain, config)
+    assert (seen.view.upright is None) == (degrees == 0)
+    assert 1 < len(seen) < len(plain.hu)
+    answer = np.random.default_rng(0).random((len(seen), config.size, config.size), dtype=np.float32)
+    marked = Volume(seen.to_source(answer), plain.geometry)
+    for way in ((False, False, True), (False, True, False), (True, True, False)):
+        found = prepare(stored(plain, *way), config)
+        assert found.hu_zvu == pytest.approx(seen.hu_zvu, abs=0.1)
+        assert found.to_source(answer) == pytest.approx(stored(marked, *way).hu, abs=1e-4)
+
+
+def stored(volume: Volume, transpose: bool, flip_y: bool, flip_x: bool) -> Volume:
+    """The same voxels of the same patient, with rows and columns stored another way."""
+    hu, old = volume.hu, volume.geometry
+    row, column, corner = old.row_lps, old.column_lps, np.zeros(3)
+    if flip_y:
+        hu, corner = hu[:, ::-1], corner + column * (hu.shape[1] - 1) * old.pixel_spacing_mm[0]
+        column = -column
+    if flip_x:
+        hu, corner = hu[:, :, ::-1], corner + row * (hu.shape[2] - 1) * old.pixel_spacing_mm[1]
+        row = -row
+    spacing_mm = old.pixel_spacing_mm
+    if transpose:
+        hu, row, column, spacing_mm = hu.transpose(0, 2, 1), column, row, spacing_mm[::-1]
+    order = slice(None, None, -1 if (transpose + flip_y + flip_x) % 2 else 1)  # along the normal, which is turned too
+    geometry = replace(
+        old,
+        positions_lps=(old.positions_lps + corner)[order],
+        row_lps=row,
+        column_lps=column,
+        pixel_spacing_mm=spacing_mm,
+        sop_instance_uids=old.sop_instance_uids[order],
+    )
+    return Volume(np.ascontiguousarray(hu[order]), geometry)
+
+
 QUARTERS = pytest.mark.parametrize("quarters", [1, -1])
 
 

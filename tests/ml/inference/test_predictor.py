@@ -54,6 +54,13 @@ def test_a_negative_exam_shows_no_mask(tiny_bundle: Bundle, make_volume: MakeVol
     assert (prediction.prob >= 0.5).any()
 
 
+def test_an_exam_at_the_operating_point_is_positive(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
+    """At or above it, as the bundle says."""
+    prediction = Predictor(with_exam_bias(tiny_bundle, 0.0), device="cpu", engine="torch").predict(make_volume())
+    assert prediction.exam_score == 0.5
+    assert prediction.exam_positive
+
+
 def test_an_exam_without_a_reportable_lesion_is_negative(tiny_bundle: Bundle, make_volume: MakeVolume) -> None:
     """Whatever the rest of the evidence says: a finding that cannot be shown is none."""
     bundle = with_exam_bias(tiny_bundle, 3.0, least_lesion_ml=1e6)

@@ -8,7 +8,14 @@ import pytest
 from scipy import ndimage
 
 from ml.config import Preprocessing, Window
-from ml.inference.preprocessing import Orientation, head_centre, prepare, sample, to_channels
+from ml.inference.preprocessing import (
+    Orientation,
+    head_centre,
+    prepare,
+    resampling,
+    sample,
+    to_channels,
+)
 from ml.volume import Geometry, Volume
 from tests.ml.conftest import MakeVolume
 
@@ -73,6 +80,26 @@ def test_resampling_adds_no_pattern(make_volume: MakeVolume, pixel_mm: float) ->
     assert np.abs(back - 1).max() < 1e-4
 
 
+@pytest.mark.parametrize("pixel_mm", [0.3, 0.5, 0.95, 2.0])
+def test_beyond_the_border_of_the_image_there_is_air(pixel_mm: float) -> None:
+    """A head that reaches the border is seen there as if pixels of air followed."""
+    config = replace(CONFIG, pixel_mm=pixel_mm)
+    within = np.abs((np.arange(128) - 63.5) * pixel_mm) < 6.0  # of an image from -6 to 8.5 mm
+    found, followed = resampling(30, 0.5, 12, config), resampling(50, 0.5, 22, config)[:, 10:-10]
+    assert found[within] == pytest.approx(followed[within], abs=1e-6)
+
+
+def test_shrinking_averages_what_is_finer_than_its_pixels(make_volume: MakeVolume) -> None:
+    """Rows and columns that are 40 HU too bright and too dark in turn, as noise is: their mean is left."""
+    volume = make_volume(shape=(240, 200))
+    rows, columns = np.indices(volume.hu.shape[1:])
+    for stripes in (rows, columns):
+        noisy = replace(volume, hu=volume.hu + np.where(stripes % 2, np.float32(40), np.float32(-40)))
+        small = prepare(noisy, replace(CONFIG, pixel_mm=4.0)).hu_zvu
+        assert small == pytest.approx(prepare(volume, replace(CONFIG, pixel_mm=4.0)).hu_zvu, abs=12)
+        assert np.abs(small[0, 54:74, 54:74] - 30).max() < 0.1
+
+
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("flip_y", [False, True])
 @pytest.mark.parametrize("flip_x", [False, True])
@@ -122,6 +149,30 @@ def test_thin_slices_are_averaged_to_slabs_and_analysed_at_2_mm() -> None:
     assert np.diff(offsets[middle]) == pytest.approx([5.0, 5.0])
     assert sampling.spread.sum(axis=1) == pytest.approx(np.ones(41))
     assert sampling.spread @ offsets[sampling.analysed] == pytest.approx(offsets, abs=1e-4)
+
+
+def test_the_network_sees_thin_slices_in_slabs(make_volume: MakeVolume) -> None:
+    """1 mm each, of which the network gets the mean of five."""
+    volume = make_volume(np.arange(12.0))
+    volume.hu[:] += np.random.default_rng(0).normal(0, 30, volume.hu.shape).astype(np.float32)
+    mean = np.broadcast_to(volume.hu[4:9].mean(axis=0), volume.hu.shape)
+    expected = prepare(replace(volume, hu=mean), CONFIG).hu_zvu[6]
+    assert prepare(volume, CONFIG).hu_zvu[6] == pytest.approx(expected, abs=1e-2)
+
+
+def test_neighbours_and_slabs_have_distances_of_their_own() -> None:
+    """Neighbours 3 mm away beside slabs of 5 mm."""
+    sampling = sample(np.arange(12.0), replace(CONFIG, neighbour_mm=3.0))
+    assert sampling.neighbours[3].tolist() == [3, 6, 9]
+    assert np.flatnonzero(sampling.slabs[6]).tolist() == [4, 5, 6, 7, 8]
+
+
+def test_answers_between_analysed_slices_are_by_distance() -> None:
+    """However the slices between them are spaced: an answer that rises with the height is right everywhere."""
+    offsets = np.array([0, 0.4, 1.5, 2.1, 2.2, 5.0, 5.3, 6.9, 7.2])
+    sampling = sample(offsets, CONFIG)
+    assert sampling.analysed.tolist() == [0, 3, 5, 8]
+    assert sampling.spread @ offsets[sampling.analysed] == pytest.approx(offsets, abs=1e-5)
 
 
 def test_uneven_slices_are_averaged_and_analysed_as_worked_out_by_hand() -> None:

@@ -105,19 +105,21 @@ def test_a_slice_counts_as_much_as_it_is_thick() -> None:
 
 
 def test_features_are_those_worked_out_by_hand() -> None:
-    """Uneven slices, oblong pixels of 2 mm2, two bleeds and haze: a bundle is calibrated on just these numbers."""
+    """Uneven slices, oblong pixels of 2 mm2, two bleeds, one of them just at the threshold, and haze: a bundle is
+    calibrated on just these numbers.
+    """
     exam = geometry(np.array([0.0, 4.0, 11.0, 18.0, 25.0]), spacing_mm=(1.0, 2.0))
     prob = np.full((5, 20, 20), 0.0005, dtype=np.float32)
     prob[1, 2:5, 2:4] = 0.9  # 6 voxels of 5.5 mm
     prob[3, 10, 5:15] = 0.6  # 10 voxels of 7 mm
     prob[4, 0, :] = 0.2
     logits = np.array([9, 99, 7, -3, 8], dtype=np.float32)
-    strongest, volume, peak = exam_features(prob, logits, exam, pixel_prob=0.5)
+    strongest, volume, peak = exam_features(prob, logits, exam, pixel_prob=0.6)
     assert strongest == pytest.approx(max(around([9, 10, 7, -3, 8], exam)))
     assert volume == pytest.approx(np.log1p(10 * 7 * 2 / 1000 / 0.1))
     mean = (6 * 0.9 + 8 * 0.6) / 14  # 0.2 mL are 14 voxels of 7 mm
     assert peak == pytest.approx(np.log(mean / (1 - mean)), abs=1e-5)
-    features = slice_features(prob, logits, exam, pixel_prob=0.5)
+    features = slice_features(prob, logits, exam, pixel_prob=0.6)
     assert features[:, 0].tolist() == [9, 10, 7, -3, 8]
     assert features[:, 1] == pytest.approx(around([9, 10, 7, -3, 8], exam))
     assert features[:, 2] == pytest.approx(np.log1p(np.array([0, 12, 0, 20, 0]) / 20))
