@@ -227,10 +227,15 @@ def _facts(exam: LabelledExam, prepared: Prepared) -> dict[str, Any]:
 
 
 def _analysed_findings(exam: LabelledExam, prepared: Prepared) -> FindingsArray:
-    """(n, 6): an analysed slice stands for the source slices that make up at least half as much of its slab as it."""
+    """(n, 6): an analysed slice stands for the source slices that make up at least half as much of its slab as it, and
+    for those that are told by its answer.
+    """
     findings = exam.slice_findings[::-1] if prepared.orientation.flips[0] else exam.slice_findings
-    slabs = prepared.sampling.slabs
-    return np.stack([union(findings[slabs[z] >= slabs[z, z] / 2]) for z in prepared.sampling.analysed])
+    slabs, spread = prepared.sampling.slabs, prepared.sampling.spread
+    stands_for = [
+        (slabs[z] >= slabs[z, z] / 2) | (spread[:, n] >= 1 / 2) for n, z in enumerate(prepared.sampling.analysed)
+    ]
+    return np.stack([union(findings[those]) for those in stands_for])
 
 
 def _label_arrays(
