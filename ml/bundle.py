@@ -80,7 +80,8 @@ def load_bundle(path: str | Path) -> Bundle:
     document, weights_bytes = _read(folder)
     if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
         found = f"{document.get('format')} {document.get('format_version')}"
-        raise BundleError(f"{folder.name} is of format {found}; this program reads {FORMAT} {FORMAT_VERSION}")
+        wanted = f"{FORMAT} {FORMAT_VERSION}"
+        raise BundleError(f"{folder.name} is of format {found}; this program reads {wanted}: make it anew")
     digest = _digest(document, weights_bytes)
     if digest != document.get("digest"):
         raise BundleError(f"{folder.name} was changed or damaged: its digest is not the recorded one")
