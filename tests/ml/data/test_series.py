@@ -395,6 +395,21 @@ def test_slices_of_a_millimetre_that_make_a_flat_head_are_refused(write_series: 
     assert len(read_volume(write_series(range(0, 50, 5), change=tapering)).hu) == 10
 
 
+def test_the_part_of_a_head_near_its_vertex_is_a_head(write_series: WriteSeries) -> None:
+    """21 mm of it: narrow where it begins, and soon as wide as it is seen to be."""
+
+    def vertex(z: int, ds: Dataset) -> None:
+        """Of a ball of 160 mm."""
+        rows, columns = np.mgrid[:64, :64] - 32
+        radius = np.hypot(rows, columns) * 3.5
+        skull = np.sqrt(2 * 80 * (z + 2.5) - (z + 2.5) ** 2)
+        hu = np.select([radius < skull - 7, radius < skull], [35, 900], -1000)
+        ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+        ds.PixelSpacing = [3.5, 3.5]
+
+    assert len(read_volume(write_series(range(0, 24, 3), change=vertex)).hu) == 8
+
+
 def open_suture(_: int, ds: Dataset) -> None:
     """A gap of 5.7 mm on either side, in bone of 13 mm."""
     rows, columns = np.mgrid[:64, :64] - 32
