@@ -41,6 +41,7 @@ from ml.networks.patchfcn import COMPACT, PAPER, PatchFcn, PatchFcnConfig
 from ml.self_training.labelling import score_exam
 from ml.self_training.scores import ScoreStore
 from ml.training.augmentation import draw_intensity
+from ml.training.intensity import CALM
 from ml.training.loader import load_steps
 from ml.training.loop import train
 from ml.training.recipe import COMPACT_RECIPE, PAPER_RECIPE, Machine, Recipe, Span
@@ -75,13 +76,14 @@ TRAININGS = (
 class ReadyMade(Dataset[Step]):
     """One step of random tensors, again and again: what a loader that costs nothing would give."""
 
-    def __init__(self, training: Training, steps: int) -> None:
+    def __init__(self, training: Training, steps: int, device: str) -> None:
         sampling, random = training.recipe.sampling, torch.Generator().manual_seed(0)
         shape = (sampling.batch, sampling.patch, sampling.patch)
         hu = (torch.rand(shape[0], 3, *shape[1:], generator=random) * 120 - 10).half()
         pixels = (torch.rand(shape, generator=random) < 0.02).to(torch.uint8)
         draws = [draw_intensity(training.recipe.augmentation, np.random.default_rng(n)) for n in range(shape[0])]
-        self.batch = Batch(hu, torch.tensor(draws), pixels, torch.ones(shape[0]))
+        done = device == "cpu"  # by the loader (ml.training.loader)
+        self.batch = Batch(hu, torch.tensor([CALM] * len(draws) if done else draws), pixels, torch.ones(shape[0]))
         self.steps, self.config = steps, training.config
 
     def __len__(self) -> int:
@@ -145,7 +147,7 @@ def bench_steps(folder: Path, exams: list[ExamShard], training: Training, *, dev
         seed=0,
         steps=count,
     )
-    ready = ReadyMade(training, count)
+    ready = ReadyMade(training, count, device)
     workers = max(1, (os.cpu_count() or 1) - 2)
     for number in range(rounds):
         torch.manual_seed(number)

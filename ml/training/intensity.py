@@ -1,8 +1,8 @@
-"""Sharpness, noise and contrast of training patches, changed where the network is trained.
+"""Sharpness, noise and contrast of training patches.
 
-What is done to a patch is drawn where the patch is cut, as a row of numbers, and computed for the whole batch at once:
-a GPU needs 3 ms for a step of the compact network, and on the processor cores that cut its patches this was two fifths
-of the work.
+What is done to a patch is drawn where the patch is cut, as a row of numbers, and computed for the whole batch at once
+where the network is: a GPU needs 3 ms for a step of the compact network, and on the processor cores that cut patches
+this was two fifths of the work. Where the network is on those cores too, the loader's processes do it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,20 @@ class Intensity(NamedTuple, Generic[T]):
     offset_hu: T
 
 
+CALM: Intensity[float] = Intensity(
+    blur_px=1.0,
+    blend=0.0,
+    noise_hu=0.0,
+    grain_px=0.0,
+    noise_start=0.0,
+    logarithm=0.0,
+    power=1.0,
+    gain=1.0,
+    offset_hu=0.0,
+)
+"""Changes nothing."""
+
+
 def change_intensity(hu_N3HW: Tensor, intensity_NK: Tensor) -> Tensor:
     """(N, 3, H, W) float32 HU of patches in HU of any type; row n of `intensity_NK` is the Intensity of patch n."""
     hu = hu_N3HW.to(torch.float32, copy=True)
@@ -81,12 +95,18 @@ def _change_contrast(hu: Tensor, draw: Intensity[Tensor]) -> Tensor:
     """The paper's ways on the brain's range of HU, then a small gain and offset of the whole scale. What is outside of
     the range moves with its end, so that bone stays brighter than blood.
     """
-    rows = _rows((draw.logarithm > 0) | (draw.power != 1))
-    log, power = draw.logarithm[rows], draw.power[rows]
-    share = (hu[rows] * (1 / CONTRAST_HU)).clamp_(0, 1)
-    changed = torch.where(log > 0, (share + 1).log2_().mul_(log), share**power)
-    hu[rows] += changed.sub_(share).mul_(CONTRAST_HU)
+    rows = _rows(draw.logarithm)
+    log, share = draw.logarithm[rows], _share(hu[rows])
+    hu[rows] += (share + 1).log2_().mul_(log).sub_(share).mul_((log > 0) * CONTRAST_HU)
+    rows = _rows(draw.power - 1)
+    share = _share(hu[rows])
+    hu[rows] += share.pow(draw.power[rows]).sub_(share).mul_(CONTRAST_HU)
     return hu.mul_(draw.gain).add_(draw.offset_hu)
+
+
+def _share(hu: Tensor) -> Tensor:
+    """Of the brain's range."""
+    return (hu * (1 / CONTRAST_HU)).clamp_(0, 1)
 
 
 def _rows(amount: Tensor) -> Tensor | slice:

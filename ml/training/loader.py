@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ml.training.intensity import CALM, change_intensity
 from ml.training.recipe import Machine
 from ml.training.sampler import Batch, Step
 
@@ -43,6 +44,8 @@ class Packed:
 def load_steps(steps: Dataset[Step], first: int, last: int, machine: Machine) -> Generator[Step]:
     """The steps from `first` up to `last`, made by the machine's loader processes; within `dead_workers_named`."""
     workers, pinned = machine.loader_workers, machine.device != "cpu"
+    if not pinned:
+        steps = _Applied(steps)
     own = torch.Generator()  # a loader draws a seed for its processes: not from what a network may draw from
     if not workers:
         yield from DataLoader(Subset(steps, range(first, last)), batch_size=None, pin_memory=pinned, generator=own)
@@ -58,6 +61,21 @@ def load_steps(steps: Dataset[Step], first: int, last: int, machine: Machine) ->
     )
     for packed in loader:
         yield from unpack(packed)
+
+
+class _Applied(Dataset[Step]):
+    """Steps whose intensity is applied already: by the loader's processes, not by the one that trains."""
+
+    def __init__(self, steps: Dataset[Step]) -> None:
+        self.steps = steps
+
+    def __getitem__(self, number: int) -> Step:
+        return tuple(_applied(batch) for batch in self.steps[number])
+
+
+def _applied(batch: Batch) -> Batch:
+    hu = change_intensity(batch.hu, batch.intensity).to(batch.hu.dtype)
+    return batch._replace(hu=hu, intensity=torch.tensor([CALM]).expand_as(batch.intensity))
 
 
 class _Groups(Dataset[Packed]):

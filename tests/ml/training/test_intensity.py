@@ -7,20 +7,8 @@ import torch
 from scipy import ndimage
 
 from ml.training.augmentation import Augmentation, draw_intensity
-from ml.training.intensity import NOISE_VALUES, Intensity, change_intensity
+from ml.training.intensity import CALM, NOISE_VALUES, Intensity, change_intensity
 
-CALM = Intensity(
-    blur_px=1.0,
-    blend=0.0,
-    noise_hu=0.0,
-    grain_px=0.5,
-    noise_start=0.0,
-    logarithm=0.0,
-    power=1.0,
-    gain=1.0,
-    offset_hu=0.0,
-)
-"""Changes nothing."""
 F32Array = npt.NDArray[np.float32]
 
 

@@ -1,13 +1,18 @@
 """Steps arrive as they were made, in their order, whoever makes them."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from ml.data.shards import ExamShard
+from ml.training.intensity import CALM
 from ml.training.loader import load_steps, pack, unpack
 from ml.training.recipe import Machine
-from ml.training.sampler import Batch, PatchBatches, Step
+from ml.training.sampler import Batch, PatchBatches, Step, to_images
 from ml.training.targets import LABELS, Pool
+from tests.ml.conftest import TINY_PREPROCESSING
 from tests.ml.training.test_sampler import PAPER_LIKE, draw
 
 
@@ -23,6 +28,23 @@ def test_every_step_arrives_once_and_in_its_order(drawn: PatchBatches, workers: 
     arrived = list(load_steps(drawn, 2, 11, Machine(loader_workers=workers)))
     assert len(arrived) == 9
     for number, step in enumerate(arrived, start=2):
+        for batch, made in zip(step, drawn[number], strict=True):
+            assert torch.equal(batch.pixels, made.pixels)
+            assert torch.equal(batch.classes, made.classes)
+            assert torch.equal(batch.intensity, torch.tensor([CALM] * len(made.hu)))
+            images, expected = to_images(batch, TINY_PREPROCESSING), to_images(made, TINY_PREPROCESSING)
+            assert (images - expected).abs().max() * 60 < 0.1  # HU; in half precision twice for once
+
+
+def test_patches_for_a_gpu_are_changed_there(drawn: PatchBatches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They arrive as they were cut, with what is to be done to them."""
+
+    def unpinned(steps: Dataset[Step], *, pin_memory: bool, **options: Any) -> DataLoader[Step]:
+        assert pin_memory
+        return DataLoader(steps, **options)
+
+    monkeypatch.setattr("ml.training.loader.DataLoader", unpinned)  # memory is pinned for a GPU alone
+    for number, step in enumerate(load_steps(drawn, 2, 11, Machine(device="cuda", loader_workers=1)), start=2):
         assert_same(step, drawn[number])
 
 

@@ -11,7 +11,7 @@ from ml.errors import DataError
 from ml.inference.preprocessing import to_channels
 from ml.labels import IGNORE, unknown
 from ml.training.augmentation import Augmentation
-from ml.training.intensity import change_intensity
+from ml.training.intensity import CALM, change_intensity
 from ml.training.recipe import PAPER_AUGMENTATION, Sampling
 from ml.training.sampler import Batch, Choice, PatchBatches, to_images
 from ml.training.targets import LABELS, ImageLabels, Pool
@@ -72,8 +72,9 @@ def test_the_network_sees_in_training_what_it_sees_at_work(exams: list[ExamShard
     assert np.abs(changed - batch.hu.float().numpy()).max() > 1
     np.testing.assert_allclose(images.numpy(), to_channels(changed, TINY_PREPROCESSING), atol=1e-6)
     hu = np.linspace(-10, 110, 3 * 64, dtype=np.float32).reshape(1, 3, 8, 8)
-    calm = torch.tensor([[1.0, 0, 0, 0, 0, 0, 1, 1, 0]])
-    rounded = to_images(batch._replace(hu=torch.from_numpy(hu.astype(np.float16)), intensity=calm), TINY_PREPROCESSING)
+    rounded = to_images(
+        batch._replace(hu=torch.from_numpy(hu.astype(np.float16)), intensity=torch.tensor([CALM])), TINY_PREPROCESSING
+    )
     assert np.abs(rounded.numpy() - to_channels(hu, TINY_PREPROCESSING)).max() * 60 < 0.1
 
 
