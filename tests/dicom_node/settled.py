@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,9 @@ def purge(house: House) -> Amount:
 
 
 def files(house: House, top: str = "instances") -> list[str]:
-    """What lies in the archive."""
-    return sorted(path.name for path in (house.config.archive_dir / top).rglob("*.dcm"))
+    """What lies in the archive, whoever removes from it just now."""
+    folders = os.walk(house.config.archive_dir / top)  # passes over what is gone, unlike rglob
+    return sorted(name for _, _, names in folders for name in names if name.endswith(".dcm"))
 
 
 def plan(house: House) -> retention.Plan:
