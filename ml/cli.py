@@ -114,6 +114,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     layers: Annotated[int, typer.Option(min=0, help="Further exams with a layer of blood under the skull.")] = 0,
     masses: Annotated[int, typer.Option(min=0, help="Further exams with solid tumours.")] = 0,
     craniectomies: Annotated[int, typer.Option(min=0, help="Further exams in which a bone flap is missing.")] = 0,
+    children: Annotated[int, typer.Option(min=0, help="Further exams of children.")] = 0,
     first_seed: Annotated[int, typer.Option(min=0, max=90_000, help="Other exams than an earlier run's.")] = 0,
     background: Annotated[
         list[Path] | None, typer.Option(exists=True, file_okay=False, help="DICOM of a real head without hemorrhage.")
@@ -154,6 +155,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         layers=layers,
         masses=masses,
         craniectomies=craniectomies,
+        children=children,
         first_seed=first_seed,
         backgrounds=tuple(background or ()),
         painted=painted,

@@ -13,7 +13,8 @@ from ml.data.refusals import refusal
 from ml.volume import FloatArray, HuArray, MaskArray, Volume
 
 COARSE_MM = 2.0
-BONE_HU = 250.0
+BONE_HU = 200.0
+"""Less than adults have: a newborn's skull, 2 mm of soft bone, is blurred in thick slices."""
 BRAIN_HU = (0.0, 90.0)
 AIR_BELOW_HU = -300.0
 LEAST_SHARE = 0.002
@@ -36,15 +37,15 @@ has the pole of a ball of their size; slices of 4 mm and more whose positions ar
 
 def check_head(volume: Volume) -> None:
     """Raise UnreadableStudy IMPLAUSIBLE_HU or NOT_HEAD unless the volume looks like a head CT."""
-    hu, pixel_mm, offsets_mm = _coarse(volume)
+    hu, bone, pixel_mm, offsets_mm = _coarse(volume)
     if np.mean(hu < AIR_BELOW_HU) < LEAST_SHARE:
         raise refusal("IMPLAUSIBLE_HU", why=f"too little air; the lowest value is {volume.hu.min():.0f}")
-    if np.mean(hu > BONE_HU) < LEAST_SHARE:
+    if np.mean(bone) < LEAST_SHARE:
         raise refusal("IMPLAUSIBLE_HU", why=f"too little bone; the highest value is {volume.hu.max():.0f}")
     coverage_mm = float(volume.geometry.offsets_mm[-1] - volume.geometry.offsets_mm[0])
     if coverage_mm > LONGEST_HEAD_MM:
         raise refusal("NOT_HEAD", why=f"they cover {coverage_mm:.0f} mm")
-    areas_mm2 = [_brain_area_mm2(one, pixel_mm) for one in hu]
+    areas_mm2 = [_brain_area_mm2(*one, pixel_mm) for one in zip(hu, bone, strict=True)]
     if sum(area >= LEAST_BRAIN_AREA_MM2 for area in areas_mm2) < LEAST_BRAIN_SLICES:
         raise refusal("NOT_HEAD", why="no skull around a brain")
     if max(areas_mm2) > LARGEST_BRAIN_AREA_MM2:
@@ -53,13 +54,18 @@ def check_head(volume: Volume) -> None:
         raise refusal("NOT_HEAD", why=f"from wide to narrow they cover {coverage_mm:.0f} mm; are positions in mm?")
 
 
-def _coarse(volume: Volume) -> tuple[HuArray, tuple[float, float], FloatArray]:
-    """Every n-th pixel and about 48 slices, enough for shapes of centimetres; the pixel size (y, x); the offsets."""
+def _coarse(volume: Volume) -> tuple[HuArray, MaskArray, tuple[float, float], FloatArray]:
+    """About 48 slices in pixels of COARSE_MM, enough for shapes of centimetres; the pixel size (y, x); the offsets.
+
+    HU are those of every n-th pixel, bone is that of all: a thin skull lies between such pixels as often as in them.
+    """
     mm_y, mm_x = volume.geometry.pixel_spacing_mm
     rows, columns = max(1, round(COARSE_MM / mm_y)), max(1, round(COARSE_MM / mm_x))
-    slices = max(1, len(volume.hu) // 48)
-    coarse = volume.hu[::slices, ::rows, ::columns]
-    return coarse, (rows * mm_y, columns * mm_x), volume.geometry.offsets_mm[::slices]
+    slices = volume.hu[:: max(1, len(volume.hu) // 48)]
+    down, across = range(0, slices.shape[1], rows), range(0, slices.shape[2], columns)
+    bone = np.logical_or.reduceat(np.logical_or.reduceat(slices > BONE_HU, down, axis=1), across, axis=2)
+    offsets_mm = volume.geometry.offsets_mm[:: max(1, len(volume.hu) // 48)]
+    return slices[:, ::rows, ::columns], bone, (rows * mm_y, columns * mm_x), offsets_mm
 
 
 def _growth_mm(hu: HuArray, pixel_mm: tuple[float, float], offsets_mm: FloatArray) -> float:
@@ -71,9 +77,8 @@ def _growth_mm(hu: HuArray, pixel_mm: tuple[float, float], offsets_mm: FloatArra
     return float((gained_mm2 / np.abs(offsets_mm[wide][:, None] - offsets_mm[narrow])).max(initial=0.0))
 
 
-def _brain_area_mm2(hu: HuArray, pixel_mm: tuple[float, float]) -> float:
+def _brain_area_mm2(hu: HuArray, bone: MaskArray, pixel_mm: tuple[float, float]) -> float:
     """Area of the largest region inside closed bone whose median is as dense as brain."""
-    bone: MaskArray = hu > BONE_HU
     if not bone.any():
         return 0.0
     radius = max(1, round(SUTURE_MM / 2 / min(pixel_mm)))

@@ -27,10 +27,12 @@ measured on a public GE head CT.
 
 What it is good for: mechanics, ranking, domain shift, training that must carry over to real scans. It cannot show
 clinical accuracy. Institution "A" is smooth, thick and tilted; "B" is sharp, thinner, noisier, brighter by some HU
-and has fewer bleeds; "any" is drawn wider than nature.
+and has fewer bleeds; "any" is drawn wider than nature; "pediatric" scans children (`ml.phantom.draw_child`): small
+heads, thin and soft bone with open sutures, full and dark brains. Their faces have the proportions of adults.
 """
 
 from ml.phantom.draw import draw_mass, draw_surgery
+from ml.phantom.draw_scanner import PEDIATRIC
 from ml.phantom.exam import ExamSpec, SimulatedExam, draw_spec, simulate
 
-__all__ = ["ExamSpec", "SimulatedExam", "draw_mass", "draw_spec", "draw_surgery", "simulate"]
+__all__ = ["PEDIATRIC", "ExamSpec", "SimulatedExam", "draw_mass", "draw_spec", "draw_surgery", "simulate"]

@@ -6,10 +6,13 @@ BHSD_hemorrhage_characteristics.csv that InSilicoICH (FDA, CC0) comes with.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ml.labels import Subtype
-from ml.phantom.draw_scanner import draw_scanner
+from ml.phantom.draw_child import child_brain, child_calcifications, child_skull, draw_child
+from ml.phantom.draw_scanner import PEDIATRIC, draw_scanner
 from ml.phantom.spec import (
     Bleed,
     Blow,
@@ -25,7 +28,7 @@ from ml.phantom.spec import (
     Surgery,
 )
 
-PREVALENCE = {"any": 0.45, "A": 0.41, "B": 0.30}
+PREVALENCE = {"any": 0.45, "A": 0.41, "B": 0.30, PEDIATRIC: 0.30}
 """Share of exams with a bleed; 0.408 is RSNA's."""
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 VOLUME_ML: dict[Subtype, tuple[float, ...]] = {
@@ -357,8 +360,9 @@ def draw_spec(
 ) -> ExamSpec:
     """A patient in a scanner, from a seed alone.
 
-    `institution`: "A", "B" or "any" (the wide draw). `bleed` None draws it at the institution's prevalence; True,
-    or naming `subtypes` ("EDH", "IPH", "IVH", "SAH", "SDH"), forces bleeds; False forbids them.
+    `institution`: "A", "B", "any" (the wide draw) or "pediatric" (children, scanned nearly as widely). `bleed` None
+    draws it at the institution's prevalence; True, or naming `subtypes` ("EDH", "IPH", "IVH", "SAH", "SDH"), forces
+    bleeds; False forbids them.
     Raises ValueError for an institution that does not exist, KeyError for a subtype that does not.
     """
     if institution not in PREVALENCE:
@@ -379,4 +383,20 @@ def draw_spec(
         surgery=draw_surgery(rng, chance=0.22 if positive else 0.12),
         blows=_blows(seed, bleeding=positive),
     )
-    return ExamSpec(seed, institution, head, draw_scanner(rng, institution=institution))
+    if institution == PEDIATRIC:
+        head = _of_child(seed, head)
+    return ExamSpec(seed, institution, head, draw_scanner(rng, institution=institution, size=head.size))
+
+
+def _of_child(seed: int, adult: HeadSpec) -> HeadSpec:
+    """The patient as a child: a stream of its own, so that everything else is that of the seed."""
+    rng = np.random.default_rng([seed, 16])
+    child = draw_child(rng)
+    return replace(
+        adult,
+        skull=child_skull(rng, adult.skull, child),
+        brain=child_brain(rng, adult.brain, child),
+        calcifications=child_calcifications(child, adult.calcifications),
+        hypodensities=adult.hypodensities if rng.random() < 0.3 else (),
+        size=child.size,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,8 @@ SIEMENS = ("SIEMENS", "SOMATOM Definition AS", "H31s", "H60s")
 PHILIPS = ("Philips", "Brilliance 64", "UB", "YB")
 TOSHIBA = ("TOSHIBA", "Aquilion", "FC26", "FC30")
 
+PEDIATRIC = "pediatric"
+"""An institution that scans children."""
 INSTITUTIONS: dict[str, Institution] = {
     "A": Institution(
         makers=(GE,), thickness_mm=(5.0, 5.0, 4.0, 2.5), blur_mm=(0.8, 1.1), edge_gain=(0.0, 0.15), noise_hu=(2.6, 4.2),
@@ -61,6 +63,9 @@ INSTITUTIONS: dict[str, Institution] = {
         headrests=("cradle", "cradle", "flat", "none"), circular_share=0.5,
     ),
 }  # fmt: skip
+INSTITUTIONS[PEDIATRIC] = replace(
+    INSTITUTIONS["any"], thickness_mm=(5.0, 5.0, 4.0, 3.0, 3.0, 2.5, 2.0, 1.2), noise_hu=(2.0, 9.0), artefact_share=0.25
+)
 
 
 def _zones(rng: np.random.Generator, thickness: float, *, length_mm: float) -> tuple[Zone, ...]:
@@ -75,8 +80,8 @@ def _zones(rng: np.random.Generator, thickness: float, *, length_mm: float) -> t
     return (Zone(max(8, int(np.ceil(length_mm / step))), thickness, step),)
 
 
-def draw_scanner(rng: np.random.Generator, *, institution: str) -> ScannerSpec:
-    """A scan of `institution`."""
+def draw_scanner(rng: np.random.Generator, *, institution: str, size: float = 1.0) -> ScannerSpec:
+    """A scan of `institution` of a head that is `size` times as large as an adult's."""
     kind = INSTITUTIONS[institution]
     maker, model, soft, bone = kind.makers[int(rng.integers(len(kind.makers)))]
     thickness = float(rng.choice(kind.thickness_mm))
@@ -84,9 +89,9 @@ def draw_scanner(rng: np.random.Generator, *, institution: str) -> ScannerSpec:
     tilt = float(rng.uniform(*tilts)) if rng.random() < tilted else 0.0
     # a tilted gantry follows the skull base of a head that lies flat; untilted scans are of tipped heads
     tip = float(rng.normal(0.0, 5.0)) + (-0.6 * tilt if rng.random() < 0.3 else 0.0)
-    start = float(np.clip(rng.normal(-72.0, 9.0), -98.0, -48.0))
-    stop = float(np.clip(rng.normal(86.0, 6.0), 66.0, 98.0))
-    fov = float(rng.uniform(*kind.fov_mm))
+    start = float(np.clip(rng.normal(-72.0, 9.0), -98.0, -48.0)) * size
+    stop = float(np.clip(rng.normal(86.0, 6.0), 66.0, 98.0)) * size
+    fov = float(rng.uniform(*kind.fov_mm)) * size
     thin = float(np.sqrt(5.0 / thickness))
     artefact = bool(rng.random() < kind.artefact_share)
     return ScannerSpec(

@@ -32,6 +32,11 @@ class HeadGrid:
         counts = [int(np.ceil((high - low) / spacing_mm)) + 1 for low, high in zip(low_mm, high_mm, strict=True)]
         return HeadGrid(spacing_mm, low_mm, (counts[2], counts[1], counts[0]))
 
+    def scaled(self, size: float) -> HeadGrid:
+        """The same lattice over a head that is `size` times as large."""
+        x, y, z = self.low_mm
+        return HeadGrid(self.spacing_mm * size, (x * size, y * size, z * size), self.shape)
+
     @cached_property
     def x(self) -> Array:
         """(1, 1, x) mm."""

@@ -185,4 +185,4 @@ def build_head(spec: HeadSpec) -> Head:
         gain.reshape(-1)[points.index] = (points.hu - before) * fraction * untouched
         label_grid.reshape(-1)[points.index] = label
     visible = 0.5 * (spec.brain.gray_hu + spec.brain.white_hu) + 2.0
-    return Head(grid, hu, blood_grid, gain, label_grid, visible)
+    return Head(grid.scaled(spec.size), hu, blood_grid, gain, label_grid, visible)

@@ -24,6 +24,9 @@ AIR_HU = -1000.0
 FAT_HU = -95.0
 SKIN_HU = 60.0
 MUSCLE_HU = 55.0
+MEMBRANE_HU = 42.0
+LEAST_FRONTAL_SINUS = 0.4
+"""Size of the sinuses below which a child has none in the forehead yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,19 +183,19 @@ def _bone(
     spongy = spongy + cavity.base * np.float32(180.0) * np.abs(grain)
     value = spongy + inside(ring - table, 1.5) * (np.float32(spec.table_hu) - spongy)
     fraction = inside(-ring, grid.spacing_mm)
-    suture = _sutures(grid, rng)
-    value = value - (value - 250.0) * 0.85 * suture * (1.0 - cavity.base)
+    suture = _sutures(grid, spec, rng)
+    value = value - (value - np.float32(spec.suture_hu)) * 0.85 * suture * (1.0 - cavity.base)
     paint(hu, fraction, value)
 
 
-def _sutures(grid: HeadGrid, rng: np.random.Generator) -> Array:
+def _sutures(grid: HeadGrid, spec: SkullSpec, rng: np.random.Generator) -> Array:
     """Fraction of coronal, sagittal and lambdoid suture."""
     wiggle = smooth_noise(rng, (grid.z, grid.y, grid.x), scale_mm=8.0) * np.float32(2.0)
-    h = grid.spacing_mm
-    coronal = sheet(np.abs(grid.y + 22.0 - 0.25 * grid.z + wiggle), 0.5, h) * (grid.z > -5)
-    lambdoid = sheet(np.abs(grid.y - 82.0 + 0.55 * np.abs(grid.x) + 0.35 * (grid.z - 20) + wiggle), 0.5, h)
+    h, half = grid.spacing_mm, spec.suture_mm
+    coronal = sheet(np.abs(grid.y + 22.0 - 0.25 * grid.z + wiggle), half, h) * (grid.z > -5)
+    lambdoid = sheet(np.abs(grid.y - 82.0 + 0.55 * np.abs(grid.x) + 0.35 * (grid.z - 20) + wiggle), half, h)
     lambdoid = lambdoid * (grid.z > -30)
-    sagittal = sheet(np.abs(grid.x + wiggle), 0.5, h) * (grid.z > 30) * (grid.y > -25)
+    sagittal = sheet(np.abs(grid.x + wiggle), half, h) * (grid.z > 30) * (grid.y > -25)
     return np.asarray(np.maximum(np.maximum(coronal, lambdoid), sagittal), dtype=np.float32)
 
 
@@ -246,7 +249,7 @@ def _sinuses(hu: Array, grid: HeadGrid, floor_shift: float, spec: SkullSpec, rng
         _shell_into(
             hu, grid, (side * (6.0 + wobble), -28.0, -40.0 + dz), (max(reach, 3.0), 11.0 * size, 9.0), 1.2, fluid, 450
         )
-        if rng.random() < 0.8:
+        if rng.random() < 0.8 and size > LEAST_FRONTAL_SINUS:
             height = max(4.0, 11.0 * size + float(rng.normal(0, 3.0)))
             centre = (side * (9.0 + wobble), -82.0 + float(rng.normal(0, 1.0)), -16.0 + dz)
             _shell_into(hu, grid, centre, (9.0 * size, 4.0, height), 1.2, AIR_HU, 800)
@@ -317,4 +320,13 @@ def build_skull(grid: HeadGrid, spec: SkullSpec, rng: np.random.Generator) -> tu
     # whatever was painted too far in (a sinus, an orbit) ends at a thin inner table
     plate = inside(cavity.distance - 1.8, 1.3) * inside(-cavity.distance, 1.3) * inside(skin + 3.0, 1.3)
     paint(hu, plate * np.clip((350.0 - hu) / 350.0, 0.0, 1.0), 600.0)
+    if spec.fontanelle_mm > 0:
+        _open_fontanelle(hu, grid, cavity, spec.fontanelle_mm)
     return hu, cavity
+
+
+def _open_fontanelle(hu: Array, grid: HeadGrid, cavity: Cavity, half_mm: float) -> None:
+    """A membrane for the bone of a diamond where coronal and sagittal suture meet, longer than wide."""
+    rim = np.abs(grid.x) / 0.75 + np.abs(grid.y + 22.0 - 0.25 * grid.z) - half_mm
+    gap = inside(rim, 2.0) * (grid.z > 0) * inside(-cavity.distance, grid.spacing_mm)
+    paint(hu, gap * (hu > MEMBRANE_HU), MEMBRANE_HU)

@@ -36,6 +36,11 @@ class SkullSpec:
     mastoid_air: float
     """0 = sclerotic, 1 = well aerated mastoids."""
     cavity_irregular_mm: float
+    suture_mm: float = 0.5
+    """Half width of coronal, sagittal and lambdoid suture."""
+    suture_hu: float = 250.0
+    fontanelle_mm: float = 0.0
+    """Half length of the anterior fontanelle; 0 = closed."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,8 @@ class HeadSpec:
     masses: tuple[Mass, ...]
     surgery: Surgery
     blows: tuple[Blow, ...] = ()
+    size: float = 1.0
+    """All mm above are scaled by it: below 1 for a child."""
 
 
 @dataclass(frozen=True)

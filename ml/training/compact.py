@@ -33,6 +33,7 @@ from ml.training.recipe import COMPACT_RECIPE, Machine, Recipe, Span
 from ml.training.runs import check_same, note_facts
 from ml.training.sampler import PatchBatches
 from ml.training.shards import (
+    CHILDREN_FROM,
     CRANIECTOMIES_FROM,
     LAYERS_FROM,
     MASSES_FROM,
@@ -91,6 +92,7 @@ class CompactRun:
     layers: int = 0
     masses: int = 0
     craniectomies: int = 0
+    children: int = 0
     first_seed: int = 0
     """Of the exams, within each kind: a later run of a line learns from other heads."""
     backgrounds: tuple[Path, ...] = ()
@@ -111,6 +113,7 @@ class CompactRun:
             (LAYERS_FROM, self.layers),
             (MASSES_FROM, self.masses),
             (CRANIECTOMIES_FROM, self.craniectomies),
+            (CHILDREN_FROM, self.children),
         )
         return [first + self.first_seed + number for first, count in kinds for number in range(count)]
 

@@ -18,7 +18,7 @@ from ml.data.parallel import map_in_processes
 from ml.data.shards import SIMULATED, ExamShard, is_written, open_exam, write_exam
 from ml.errors import TrainingError
 from ml.labels import Subtype
-from ml.phantom import ExamSpec, draw_mass, draw_spec, draw_surgery, simulate
+from ml.phantom import PEDIATRIC, ExamSpec, draw_mass, draw_spec, draw_surgery, simulate
 
 LAYERS_FROM = 500_000
 """Training seeds from here on are exams with a layer of blood under the skull."""
@@ -28,6 +28,8 @@ MASSES_FROM = 600_000
 """Training seeds from here on are exams with solid tumours."""
 CRANIECTOMIES_FROM = 700_000
 """Training seeds from here on are exams in which a bone flap is missing."""
+CHILDREN_FROM = 800_000
+"""Training seeds from here on are exams of children."""
 
 
 def open_shards(folder: Path, seeds: Iterable[int]) -> list[ExamShard]:
@@ -52,14 +54,24 @@ def make_shards(
 def training_spec(seed: int) -> ExamSpec:
     """What the exam of a training seed is.
 
-    Three kinds are drawn more often than they naturally are. Seeds from LAYERS_FROM on have a subdural or epidural
+    Four kinds are drawn more often than they naturally are. Seeds from LAYERS_FROM on have a subdural or epidural
     layer that one can see: half of the natural subdural layers are under 0.6 mL. Those from MASSES_FROM on have one to
     three solid tumours, which nature gives to one exam in thirty, and two in three of them no blood. Those from
     CRANIECTOMIES_FROM on lack a bone flap, as one exam in sixty does, and every other one has blood: what lies in the
-    gap looks like a layer of it.
+    gap looks like a layer of it. Those from CHILDREN_FROM on are of children, every other one with blood.
     """
-    kinds = {CRANIECTOMIES_FROM: _with_craniectomy, MASSES_FROM: _with_masses, LAYERS_FROM: _with_layer, 0: draw_spec}
+    kinds = {
+        CHILDREN_FROM: _of_child,
+        CRANIECTOMIES_FROM: _with_craniectomy,
+        MASSES_FROM: _with_masses,
+        LAYERS_FROM: _with_layer,
+        0: draw_spec,
+    }
     return next(draw for first, draw in kinds.items() if seed >= first)(seed)
+
+
+def _of_child(seed: int) -> ExamSpec:
+    return draw_spec(seed, institution=PEDIATRIC, bleed=seed % 2 == 0)
 
 
 def _with_craniectomy(seed: int) -> ExamSpec:

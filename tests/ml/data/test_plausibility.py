@@ -76,10 +76,20 @@ def cut_at_the_skull(z: int, ds: Dataset) -> None:
     ds.PixelData = (head_hu(z)[:, 10:54] + 1024).astype(np.uint16).tobytes()
 
 
+def thin_skull(_: int, ds: Dataset) -> None:
+    """1.2 mm of soft bone in pixels of 0.4 mm."""
+    rows, columns = np.mgrid[:320, :320] - 160
+    radius = np.hypot(rows, columns)
+    hu = np.select([radius < 120, radius < 123], [30, 230], -1000)
+    ds.Rows, ds.Columns = hu.shape
+    ds.PixelSpacing = [0.4, 0.4]
+    ds.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+
+
 @pytest.mark.parametrize(
     "change",
-    [open_suture, missing_flap, cut_at_the_skull, put_all("PixelSpacing", [1.9, 1.9])],
-    ids=["sutures", "flap", "cut", "newborn"],
+    [open_suture, missing_flap, cut_at_the_skull, put_all("PixelSpacing", [1.9, 1.9]), thin_skull],
+    ids=["sutures", "flap", "cut", "newborn", "thin"],
 )
 def test_a_head_is_known_by_its_skull(write_series: WriteSeries, change: Change) -> None:
     """Also where that is open, cut off or small."""

@@ -11,9 +11,10 @@ from ml.config import Preprocessing, Window
 from ml.data.parallel import AHEAD
 from ml.errors import TrainingError
 from ml.labels import Subtype
-from ml.phantom import draw_spec
+from ml.phantom import PEDIATRIC, draw_spec
 from ml.training import shards
 from ml.training.shards import (
+    CHILDREN_FROM,
     CRANIECTOMIES_FROM,
     LAYER_ML,
     LAYERS_FROM,
@@ -106,3 +107,11 @@ def test_seeds_of_craniectomies_lack_a_bone_flap_and_bleed_every_other_time() ->
     assert [bool(one.head.bleeds) for one in specs] == [True, False] * 30
     natural = [training_spec(seed).head.surgery.flap_missing for seed in range(600)]
     assert 0 < sum(natural) < 30
+
+
+def test_seeds_of_children_bleed_every_other_time() -> None:
+    """And are small."""
+    specs = [training_spec(seed) for seed in range(CHILDREN_FROM, CHILDREN_FROM + 30)]
+    assert {one.institution for one in specs} == {PEDIATRIC}
+    assert [bool(one.head.bleeds) for one in specs] == [True, False] * 15
+    assert max(one.head.size for one in specs) < 1.1
