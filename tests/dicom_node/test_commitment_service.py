@@ -22,9 +22,9 @@ from dicom_node.owed_reports import owe
 from dicom_node.reporter import report_due
 from dicom_node.tables import AuditEvent, Instance, OwedReport
 from tests.dicom_factory import write
+from tests.dicom_node.confirming import listening
 from tests.dicom_node.house import House, head_ct
 from tests.dicom_node.raw_peer import RawPeer, pdv
-from tests.dicom_node.test_confirmer import listening
 from tests.peers import HOST, Orthanc, free_port, wait_until
 
 # pynetdicom drops the socket of a connection that failed without closing it.

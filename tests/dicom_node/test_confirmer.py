@@ -1,108 +1,42 @@
-"""Arrived for certain: storage commitment and C-FIND with peers that report, report late, fail, lie or are silent."""
+"""Arrived for certain: storage commitment with peers that report, report late, fail, lie or are silent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 
-from dicom_node import commitment_service, commitments, deliveries, reports
+from dicom_node import commitments, deliveries, reports
 from dicom_node.commitment_messages import FailureReason, Reference, Report
 from dicom_node.commitments import Known
 from dicom_node.confirmer import confirm_due
-from dicom_node.db import Database, now
-from dicom_node.deliverer import deliver_due
-from dicom_node.scp import Listener
+from dicom_node.db import now
 from dicom_node.states import DeliveryState
-from dicom_node.tables import AuditEvent, Commitment, Delivery, Result
-from tests.dicom_node.house import House
+from dicom_node.tables import Commitment, Delivery, Result
+from tests.dicom_node.confirming import (
+    COMMIT,
+    COMMITTED,
+    DEAD,
+    PENDING,
+    SENT,
+    Make,
+    confirm,
+    confirmation,
+    destination,
+    events,
+    listening,
+    send,
+    sending_to,
+    states,
+    uid_of,
+)
 from tests.dicom_node.test_deliverer import TIMES
 from tests.dicom_node.test_deliverer import destination as impatient_destination
-from tests.peers import Orthanc, QueryScp, wait_until
+from tests.peers import Orthanc, wait_until
 from tests.peers.committing_pacs import CommittingPacs
 
 # pynetdicom drops the socket of a connection that failed without closing it.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
-SENT, COMMITTED, PENDING, DEAD = (
-    DeliveryState.SENT,
-    DeliveryState.COMMITTED,
-    DeliveryState.PENDING,
-    DeliveryState.DEAD,
-)
-COMMIT, READ_BACK = "commitment = true\n", "read_back = true\n"
-Make = Callable[..., House]
-
-
-def destination(port: int, ae_title: str = "PACS") -> str:
-    """A section of config.toml with time enough for a busy machine."""
-    return impatient_destination(port, ae_title=ae_title).replace("timeout_s = 3.0", "timeout_s = 60.0")
-
-
-def confirmation(wait_s: float = 60.0, *, rounds: int = 2) -> str:
-    """Lines of config.toml."""
-    return f"[confirmation]\nreport_wait_s = {wait_s}\nmax_rounds = {rounds}\n"
-
-
-def sending_to(make: Make, pacs: CommittingPacs, how: str = COMMIT, *, rest: str = "") -> House:
-    """A house whose SEG and SR were just sent."""
-    house = make(TIMES + destination(pacs.port) + how + (rest or confirmation()))
-    house.finish(house.claimed())
-    send(house)
-    return house
-
-
-def send(house: House) -> None:
-    """What is due, now."""
-    house.change(Delivery, not_before=None)
-    deliver_due(house.database, house.config, house.config.archive_dir)
-
-
-def confirm(house: House, *, later_s: float = deliveries.TOGETHER_S) -> None:
-    """The next step of confirmation, as if so much time had passed."""
-    for delivery in house.all(Delivery):
-        sent_at = delivery.sent_at and delivery.sent_at - timedelta(seconds=later_s)
-        confirm_at = delivery.confirm_at and delivery.confirm_at - timedelta(seconds=later_s)
-        with house.database.session() as session:
-            row = session.get_one(Delivery, delivery.id)
-            row.sent_at, row.confirm_at = sent_at, confirm_at
-    confirm_due(house.database, house.config)
-
-
-def states(house: House) -> list[DeliveryState]:
-    """Of all deliveries."""
-    return [delivery.state for delivery in house.all(Delivery)]
-
-
-def events(house: House) -> list[str]:
-    """What the history says."""
-    return [event.kind for event in house.all(AuditEvent)]
-
-
-def uid_of(house: House, number: int = 0) -> str:
-    """The SOP Instance UID of a delivery's result."""
-    with house.database.reading() as session:
-        return session.get_one(Delivery, house.all(Delivery)[number].id).result.sop_instance_uid
-
-
-@contextmanager
-def listening(house: House, port: int = 0) -> Iterator[int]:
-    """The house's listener, as `dicom-node serve` composes it. Its port."""
-    listener_config = house.config.listener.model_copy(update={"port": port})
-    listener = Listener(
-        house.config.model_copy(update={"listener": listener_config}),
-        house.engine,
-        house.archive,
-        listener_id="test/commit",
-        services=commitment_service.services(Database(house.engine), house.archive, house.config),
-        service_sop_classes=commitment_service.SOP_CLASSES,
-    )
-    listener.start()
-    try:
-        yield listener.port
-    finally:
-        listener.stop(1.0)
 
 
 def test_a_destination_answers_for_itself_alone(make_house: Make) -> None:
@@ -307,20 +241,6 @@ def test_a_replaced_result_that_is_given_up_cannot_be_restarted(make_small_house
     assert deliveries.restart(house.database) == 0
 
 
-def test_without_a_report_it_looks_by_c_find(make_house: Make) -> None:
-    """Not before the time is over; found is committed, missing is sent again."""
-    with CommittingPacs(reports="never") as pacs:
-        house = sending_to(make_house, pacs, rest=confirmation(0))
-        confirm(house)
-        confirm(house, later_s=500)
-        assert states(house) == [SENT] * 2, "600 s are not over"
-        pacs.lose(uid_of(house, 1))
-        confirm(house, later_s=101)
-    assert states(house) == [COMMITTED, PENDING]
-    assert house.all(Delivery)[0].committed_by == "read back"
-    assert "not found" in house.all(Delivery)[1].last_error
-
-
 def test_a_late_report_still_counts(make_small_house: Make) -> None:
     """After the time-out, and after the result was put back into the outbox: what is there need not be sent."""
     with CommittingPacs(reports="never", finds=False) as pacs:
@@ -348,69 +268,6 @@ def test_a_late_failure_of_an_older_transaction_does_not(make_small_house: Make)
             pacs.report(pacs.asked[0])
         assert states(house) == [SENT] * 2
         assert len(pacs.asked) == 2
-
-
-@pytest.mark.parametrize("how", [READ_BACK, COMMIT])
-def test_a_pacs_without_commitment_is_asked_by_c_find(make_small_house: Make, how: str) -> None:
-    """Whether config knows it or finds it out."""
-    with CommittingPacs(commits=False) as pacs:
-        house = sending_to(make_small_house, pacs, how)
-        confirm(house)
-    assert states(house) == [COMMITTED] * 2
-    assert {d.committed_by for d in house.all(Delivery)} == {"read back"}
-
-
-def test_a_request_that_is_refused_leads_to_c_find(make_small_house: Make) -> None:
-    """The PACS takes the association and not the N-ACTION."""
-    with CommittingPacs(action_status=0x0211) as pacs:
-        house = sending_to(make_small_house, pacs)
-        confirm(house)
-    assert states(house) == [COMMITTED] * 2
-
-
-def test_what_c_find_does_not_show_at_once_may_show_later(make_small_house: Make) -> None:
-    """A PACS indexes in its own time."""
-    with CommittingPacs() as pacs:
-        house = sending_to(make_small_house, pacs, READ_BACK)
-        held, pacs.held = pacs.held, {}
-        confirm(house)
-        assert states(house) == [SENT] * 2
-        pacs.held = held
-        confirm(house, later_s=10)
-    assert states(house) == [COMMITTED] * 2
-
-
-def test_what_a_pacs_shows_that_was_not_asked_for_does_not_count(make_small_house: Make) -> None:
-    """There are peers that answer C-FIND with the whole series, whatever the key."""
-    with CommittingPacs(ignores_keys=True) as pacs:
-        house = sending_to(make_small_house, pacs, READ_BACK)
-        pacs.lose(uid_of(house))
-        confirm(house)
-    assert states(house) == [SENT, COMMITTED]
-
-
-def test_a_pacs_that_is_away_is_asked_again(make_small_house: Make) -> None:
-    """Growing waits; no round is used up."""
-    with CommittingPacs() as pacs:
-        house = sending_to(make_small_house, pacs)
-    confirm(house)
-    rows = house.all(Delivery)
-    assert [(d.state, d.confirm_rounds, d.confirm_attempts) for d in rows] == [(SENT, 0, 1)] * 2
-    assert "no association" in rows[0].last_error
-    assert rows[0].confirm_at > now() - timedelta(seconds=1)
-    confirm(house, later_s=house.config.delivery.give_up_after_s + 1)
-    assert states(house) == [DEAD] * 2
-
-
-def test_a_pacs_that_came_back_is_asked_and_not_only_looked_at(make_small_house: Make) -> None:
-    """No request got through before: what C-FIND shows is less than the word that it is kept."""
-    with CommittingPacs() as pacs:
-        house = sending_to(make_small_house, pacs)
-    confirm(house)
-    with CommittingPacs(held=pacs.held) as pacs:
-        house.config = make_small_house(TIMES + destination(pacs.port) + COMMIT + confirmation()).config
-        confirm(house, later_s=10)
-    assert {row.committed_by for row in house.all(Delivery)} == {"report"}
 
 
 def test_a_destination_that_no_longer_confirms_leaves_it_at_sent(make_small_house: Make) -> None:
@@ -452,34 +309,6 @@ def test_orthanc_commits_to_what_it_has_and_gets_again_what_it_has_lost(orthanc:
         confirm(house)
         wait_until(lambda: states(house) == [COMMITTED] * 2, what="the second report")
     assert len(orthanc.instances()) == 2
-
-
-@pytest.mark.peer("dcmtk")
-def test_a_pacs_of_dcmtk_without_commitment_shows_what_it_has(make_small_house: Make) -> None:
-    """dcmqrscp takes no commitment; what it was never sent it does not show."""
-    with QueryScp() as pacs:
-        house = make_small_house(TIMES + destination(pacs.port, ae_title=pacs.ae_title) + COMMIT)
-        house.finish(house.claimed())
-        send(house)
-        with house.database.session() as session:
-            session.get_one(Delivery, house.all(Delivery)[1].id).result.sop_instance_uid = "2.25.404"
-        confirm(house)
-    assert states(house) == [COMMITTED, SENT]
-    assert "not found" in house.all(Delivery)[1].last_error
-
-
-@pytest.mark.peer("orthanc")
-def test_what_orthanc_shows_by_c_find_is_committed(orthanc: Orthanc, make_small_house: Make) -> None:
-    """And what was deleted there is not found, and sent again."""
-    house = make_small_house(TIMES + destination(orthanc.dicom_port, ae_title="ORTHANC") + READ_BACK)
-    house.finish(house.claimed())
-    send(house)
-    orthanc.delete(uid_of(house, 1))
-    confirm(house, later_s=601)
-    assert states(house) == [COMMITTED, PENDING]
-    send(house)
-    confirm(house)
-    assert states(house) == [COMMITTED] * 2
 
 
 def test_nothing_is_confirmed_where_nobody_asked_for_it(make_small_house: Make) -> None:

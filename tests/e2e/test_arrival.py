@@ -10,8 +10,8 @@ import pytest
 from dicom_node.states import DeliveryState
 from dicom_node.tables import Commitment, Delivery
 from tests.dicom_factory import write
+from tests.dicom_node.confirming import destination
 from tests.dicom_node.house import House, head_ct
-from tests.dicom_node.test_confirmer import destination
 from tests.e2e.node import Node
 from tests.peers import HOST, Orthanc, Process, storescu, wait_until
 from tests.peers.committing_pacs import CommittingPacs
