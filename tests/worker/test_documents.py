@@ -20,7 +20,7 @@ from worker.results.errors import ResultInvalid
 from worker.results.forms import write_form, write_rejection
 from worker.results.kos import key_slices
 from worker.results.overlay import font
-from worker.results.pages import MOST_KEY_PAGES
+from worker.results.pages import BANNER_PX, MOST_KEY_PAGES
 from worker.results.pdf import MOST_ROWS, page_texts
 from worker.results.report_tree import concept, referenced_instances, walk
 
@@ -179,6 +179,17 @@ def test_each_page_says_what_it_shows(make_exam: MakeExam, drawn: list[tuple[flo
         texts = {text for *_, text in page}
         assert head.format(one.volume_ml, other.volume_ml) in texts
         assert [text for text in texts if text.startswith(f"slice {z + 1} of 9")]
+
+
+def test_the_head_of_a_crowded_key_page_is_not_cut(make_exam: MakeExam) -> None:
+    """Four large lesions are named, the others counted, and both ends of the line are on the page."""
+    exam = spotted(make_exam(), 17)
+    crowd = tuple(replace(one, number=10 + one.number, volume_ml=104.5, key_slices=(1,)) for one in exam.lesions)
+    page = write_form(CAPTURE, CONTEXT, replace(exam, lesions=crowd))[1].pixel_array
+    head = np.asarray(page[BANNER_PX : BANNER_PX + 58].any(axis=(0, 2)))
+    assert head[40:60].any()
+    assert not head[:30].any()
+    assert not head[-30:].any()
 
 
 def test_the_page_of_a_rejected_study_says_why(make_exam: MakeExam, drawn: list[tuple[float, float, str]]) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from ml.prediction import Region
 from ml.volume import Geometry
 from tests.worker.conftest import Exam
-from worker.results.overlay import draw_panel, hanging, head_box, panel_slices, write_overlay
+from worker.results.overlay import draw_panel, fitting_font, font, hanging, head_box, panel_slices, write_overlay
 
 MakeExam = Callable[..., Exam]
 ORANGE = np.array([255, 64, 32])
@@ -120,6 +120,15 @@ def test_the_head_of_the_picture_says_what_was_found(
         "compact 1.2.0   window 40/80 HU",
         f"1: {volumes[1]} right   2: {volumes[2]} left",
     ]
+
+
+@pytest.mark.parametrize("room_px", [600, 1000, 2000])
+def test_a_line_is_never_cut(room_px: int) -> None:
+    """Set smaller where many lesions lie on one slice, and no smaller than it must be."""
+    line = "   ".join(f"{number}: midline, 104.5 mL" for number in range(10, 14)) + "   and 13 more"
+    used = fitting_font(line, room_px, largest=26)
+    assert used.getlength(line) <= room_px
+    assert used.getlength(line) > 0.9 * min(room_px, font(26).getlength(line))
 
 
 def test_oblong_pixels_are_shown_in_true_proportions(make_exam: MakeExam, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def write_overlay(volume: Volume, path: Path, *, prediction: Prediction, lesions
     sheet = Image.new("RGB", (max(columns * width, 640), top + rows * height), _GROUND)
     draw = ImageDraw.Draw(sheet)
     for line, text in enumerate(header):
-        draw.text((8, 6 + 22 * line), text, fill=_TEXT, font=font(16))
+        draw.text((8, 6 + 22 * line), text, fill=_TEXT, font=fitting_font(text, sheet.width - 16, largest=16))
     for index, panel in enumerate(panels):
         sheet.paste(panel, (index % columns * width, top + index // columns * height))
     buffer = BytesIO()
@@ -214,6 +214,12 @@ def _labelled(
 def _letter(direction_lps: FloatArray) -> str:
     axis = int(np.argmax(np.abs(direction_lps)))
     return ("LPH" if direction_lps[axis] > 0 else "RAF")[axis]
+
+
+def fitting_font(text: str, width_px: int, *, largest: int) -> Font:
+    """That in which a line is no wider than there is room for, `largest` or smaller: a cut number is a wrong one."""
+    wide = font(largest).getlength(text)
+    return font(largest if wide <= width_px else max(1, int(largest * width_px / wide)))
 
 
 def font(size: int) -> Font:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from worker.results.context import RESEARCH_NOTICE
 from worker.results.kos import key_slices
-from worker.results.overlay import draw_panel, font, panel_slices
+from worker.results.overlay import draw_panel, fitting_font, font, panel_slices
 from worker.results.summary import Answer, answer, lesion_cells, regions_text
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def _key_page(exam: AnalysedExam, z: int) -> Image.Image:
     shown = [one for one in exam.lesions if one.region.on_slice(z).any()]
     told = "   ".join(f"{one.number}: {one.side}, {one.volume_ml:.1f} mL" for one in shown[:4])
     more = f"   and {len(shown) - 4} more" if len(shown) > 4 else ""
-    draw.text((page.width // 2, BANNER_PX + 30), told + more, fill=_TEXT, font=font(26), anchor="mm")
+    fitted = fitting_font(told + more, page.width - 2 * _MARGIN, largest=26)
+    draw.text((page.width // 2, BANNER_PX + 30), told + more, fill=_TEXT, font=fitted, anchor="mm")
     return page
 
 
