@@ -30,6 +30,7 @@ from ml.evaluation.sources import ExamSource, PhantomSource
 from ml.inference.answer_files import remove_answer, write_answer
 from ml.inference.predictor import Predictor, Progress
 from ml.options import Device, Engine, Matrix, Simulators, Threads
+from ml.phantom import INSTITUTIONS
 from ml.progress import errors, stages
 from ml.provenance import present_command, present_commit
 from ml.self_training.cli import COMPACT_STEPS, LoaderWorkers, Seed, make_machine
@@ -38,7 +39,6 @@ from ml.study.cli import make_study
 from ml.study.cli import register as register_study
 from ml.training.backgrounds import BLEEDS
 from ml.training.compact import (
-    INSTITUTIONS,
     TEST_SEEDS_FROM,
     CompactRun,
     Finish,
@@ -275,7 +275,7 @@ def evaluate_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     data: Annotated[str, typer.Argument(help="A folder made by `prepare`, or `phantom` for simulated exams.")],
     out: Annotated[Path, typer.Option(help="Folder of the records: <study>/<model>/<set> for `tables`.")],
     images: Annotated[Path | None, typer.Option(exists=True, help="The prepared data set as it was published.")] = None,
-    institution: Annotated[str, typer.Option(help="Simulated institution: any, A or B.")] = "B",
+    institution: Annotated[str, typer.Option(help="Simulated institution: any, A, B or pediatric.")] = "B",
     exams: Annotated[int, typer.Option(min=2, help="Simulated exams, half of them with blood.")] = 80,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first one.")] = TEST_SEEDS_FROM,
     matrix: Matrix = 512,

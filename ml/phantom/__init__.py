@@ -32,7 +32,16 @@ heads, thin and soft bone with open sutures, full and dark brains. Their faces h
 """
 
 from ml.phantom.draw import draw_mass, draw_surgery
-from ml.phantom.draw_scanner import PEDIATRIC
+from ml.phantom.draw_scanner import INSTITUTIONS, PEDIATRIC
 from ml.phantom.exam import ExamSpec, SimulatedExam, draw_spec, simulate
 
-__all__ = ["PEDIATRIC", "ExamSpec", "SimulatedExam", "draw_mass", "draw_spec", "draw_surgery", "simulate"]
+__all__ = [
+    "INSTITUTIONS",
+    "PEDIATRIC",
+    "ExamSpec",
+    "SimulatedExam",
+    "draw_mass",
+    "draw_spec",
+    "draw_surgery",
+    "simulate",
+]

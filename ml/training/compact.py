@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
@@ -21,6 +21,7 @@ from ml.errors import TrainingError
 from ml.files import write_atomically
 from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
+from ml.phantom import PEDIATRIC
 from ml.progress import Stage
 from ml.provenance import present_commit
 from ml.training.backgrounds import BLEEDS, exams_of, make_backgrounds, name_heads
@@ -47,8 +48,10 @@ TEST_SEEDS_FROM = 17_000_000
 """Of the bundle that is shipped; those of the next begin at 18,000,000. Seeds from 2,000,000 to 4,999,999 and 8,000,000
 to 16,999,999 have decided between bundles and tell nothing of the next one; 5,000,000 to
 7,999,999 belong to `ml.study`. Training seeds count from 0: the ranges never meet."""
-INSTITUTIONS = ("any", "A", "B")
-"""Each scans heads of its own, so that no head counts twice."""
+CALIBRATED_AT = ("any", "A", "B")
+"""Institutions, each of which scans heads of its own, so that no head counts twice."""
+TESTED_AT = (*CALIBRATED_AT, PEDIATRIC)
+"""The children are other heads again: scores are not calibrated for them, as adults are what most nodes are sent."""
 WITH_BACKGROUNDS = "simulated and real backgrounds"
 TRAINED_ON = {
     SIMULATED: "simulated scans only",
@@ -123,9 +126,9 @@ class Finish:
     """How trained weights become a bundle: `python -m ml finish-compact`."""
 
     validation_exams: int
-    """To calibrate on, at each of INSTITUTIONS."""
+    """To calibrate on, at each of CALIBRATED_AT."""
     test_exams: int
-    """At each of INSTITUTIONS, half of them with blood."""
+    """At each of TESTED_AT, half of them with blood."""
     matrix: int
     workers: int
     device: str = "auto"
@@ -273,10 +276,10 @@ def finish(folder: Path, plan: Finish, stage: Stage) -> Bundle:
         provenance=provenance,
     )
     predictor = Predictor(Bundle(config, identify(config, "not yet written"), weights), device=plan.device)
-    tell = stage("calibrating", plan.validation_exams * len(INSTITUTIONS))
+    tell = stage("calibrating", plan.validation_exams * len(CALIBRATED_AT))
     exams = chain.from_iterable(
         simulate_exams(seeds, matrix=plan.matrix, workers=plan.workers, institution=institution)
-        for institution, seeds in _heads(VALIDATION_SEEDS_FROM, plan.validation_exams)
+        for institution, seeds in _heads(CALIBRATED_AT, VALIDATION_SEEDS_FROM, plan.validation_exams)
     )
     point, calibration = calibrate(predictor, exams, progress=lambda: tell(""))
     config = replace(config, operating_point=point, calibration=calibration)
@@ -307,18 +310,18 @@ def _load_trained(folder: Path) -> tuple[dict[str, torch.Tensor], str, Provenanc
     return weights, facts["version"], Provenance(**json.loads(facts["provenance"]))
 
 
-def _heads(first_seed: int, count: int) -> list[tuple[str, range]]:
+def _heads(institutions: Sequence[str], first_seed: int, count: int) -> list[tuple[str, range]]:
     """The seeds of every institution: `count` heads each, none twice."""
     return [
         (institution, range(first_seed + number * count, first_seed + (number + 1) * count))
-        for number, institution in enumerate(INSTITUTIONS)
+        for number, institution in enumerate(institutions)
     ]
 
 
 def held_out_metrics(predictor: Predictor, stage: Stage, *, exams: int, matrix: int, workers: int) -> dict[str, Any]:
     """metrics.json: figures on exams of each institution whose seeds were not trained on, half of them with blood."""
     metrics: dict[str, Any] = {"data": "simulated head CTs that were not trained on; no statement on clinical accuracy"}
-    for institution, seeds in _heads(TEST_SEEDS_FROM, exams):
+    for institution, seeds in _heads(TESTED_AT, TEST_SEEDS_FROM, exams):
         tell = stage(f"testing on {institution}", exams)
         stream = simulate_exams(seeds, matrix=matrix, workers=workers, alternate=True, institution=institution)
         metrics[institution] = evaluate_on_phantoms(predictor, stream, progress=lambda tell=tell: tell(""))  # type: ignore[misc]
@@ -327,7 +330,7 @@ def held_out_metrics(predictor: Predictor, stage: Stage, *, exams: int, matrix: 
 
 def card(config: BundleConfig, metrics: dict[str, Any]) -> str:
     """CARD.md."""
-    names = [institution for institution in INSTITUTIONS if institution in metrics]
+    names = [institution for institution in TESTED_AT if institution in metrics]
     rows = "\n".join(
         f"| {figure} | {' | '.join(_figure(metrics[name][figure]) for name in names)} |" for figure in metrics[names[0]]
     )
@@ -336,6 +339,7 @@ def card(config: BundleConfig, metrics: dict[str, Any]) -> str:
     trained_on = TRAINED_ON.get(data, data)
     simulated = " (`ml.phantom`, `ml.training.backgrounds`); no patient's hemorrhage" if ours else ""
     as_trained = ", as in training" if ours else ""
+    children = f'; "{PEDIATRIC}" scans children' if PEDIATRIC in names else ""
     variant = " in a compact variant" if config.network == COMPACT else ""
     windows = {1: "one window", 2: "two windows"}.get(len(config.preprocessing.windows), "several windows")
     return f"""# {config.name} {config.version}
@@ -354,7 +358,8 @@ on non-contrast axial head CT. It does not tell subtypes apart, and says nothing
 ## Measured on simulated exams that were not trained on
 
 "any" draws anatomy, contrast, noise and artefacts far wider than nature{as_trained}; "A" and "B" are two
-simulated institutions that differ as real ones do. Each has heads of its own. A missed exam counts with a DSC of 0.
+simulated institutions that differ as real ones do{children}. Each has heads of its own. A missed exam counts with a
+DSC of 0.
 
 | figure | {" | ".join(names)} |
 | --- |{" --- |" * len(names)}

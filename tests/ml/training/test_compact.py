@@ -61,8 +61,8 @@ def test_a_training_ends_with_its_learning_rate_at_the_latest(tmp_path: Path, st
 def test_no_head_is_scanned_twice() -> None:
     """Institutions that share heads would count each of them thrice."""
     for first in (compact.VALIDATION_SEEDS_FROM, compact.TEST_SEEDS_FROM):
-        seeds = [seed for _, those in compact._heads(first, 5) for seed in those]
-        assert len(set(seeds)) == len(seeds) == 5 * len(compact.INSTITUTIONS)
+        seeds = [seed for _, those in compact._heads(compact.TESTED_AT, first, 5) for seed in those]
+        assert len(set(seeds)) == len(seeds) == 5 * len(compact.TESTED_AT)
 
 
 def test_a_training_that_has_not_ended_cannot_be_finished(tmp_path: Path) -> None:
@@ -157,7 +157,8 @@ def test_the_shipped_card_is_what_the_shipped_bundle_and_its_figures_say() -> No
 def test_a_bundle_says_that_real_heads_were_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run that painted into them, and every later one that starts from its weights or takes the mean with them."""
     place_shards(tmp_path)
-    monkeypatch.setattr(compact, "INSTITUTIONS", ("A",))
+    monkeypatch.setattr(compact, "CALIBRATED_AT", ("A",))
+    monkeypatch.setattr(compact, "TESTED_AT", ("A",))
     monkeypatch.setattr(compact, "VALIDATION_SEEDS_FROM", 1_000_001)  # as below
     head = tmp_path / "head"
     write_series(simulate(draw_spec(21, institution="A", bleed=False), matrix=128), head)
@@ -191,7 +192,8 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     train_compact(run, stage)
     assert (run.out / TRAINED).is_file()
     assert (run.out / "lures-1.json").is_file()
-    monkeypatch.setattr(compact, "INSTITUTIONS", ("A",))
+    monkeypatch.setattr(compact, "CALIBRATED_AT", ("A",))
+    monkeypatch.setattr(compact, "TESTED_AT", ("A",))
     monkeypatch.setattr(compact, "VALIDATION_SEEDS_FROM", 1_000_001)  # a head without blood, and one with it
     finish(run.out, Finish(2, 2, 128, 0, "cpu", "finish-compact", "9.1"), stage)
     bundle = load_bundle(run.out / "bundle")
