@@ -18,7 +18,8 @@ def plain(text: str) -> str:
     """The text as it is compared: words of CamelCase apart, no accents, lower case, single spaces for _ and ^."""
     decomposed = unicodedata.normalize("NFKD", CAMEL.sub(" ", text))
     bare = "".join(character for character in decomposed if not unicodedata.combining(character))
-    return re.sub(r"[\s_^]+", " ", bare.casefold()).strip()
+    composed = unicodedata.normalize("NFC", bare.casefold())  # syllables of Hangul are in one piece again
+    return re.sub(r"[\s_^]+", " ", composed).strip()
 
 
 @lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ from PACS headers by a site's rules and is another one.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,26 +18,38 @@ from ml.data.headers import MULTI_FRAME_CLASSES, is_localizer
 from ml.data.scanning import ImageFacts
 from ml.data.series import LARGEST_AXIAL_TILT_DEGREES, SAME_POSITION_MM
 
-LEAST_COVERAGE_MM = 90.0
+WHOLE_HEAD_MM = 90.0
 """From the first to the last slice: a brain has 120 mm, and less is a part of a head."""
+NEWBORN_MM = 70.0
+"""Where no series of a study covers more than NEARLY of that: a newborn's brain has 80 to 90 mm."""
+NEARLY = 0.9
 LEAST_SLICES = 8
 THICK_MM = 2.5
 SAME_MM = 0.1
 PLAIN = re.compile(
     r"plain|\b(non?|pre|ohne|o\.?|sans|sin|sem|s/|senza|zonder) ?([ck]on|inj|c?iv\b|km\b|m\.?d\.?c\b)"
     r"|(?<!and )(?<!\bw[ /])(without|\bw/?o\b)|\bunenhanced|\bncct\b|\bnativ|\bs\.?m\.?d\.?c\b"
+    r"|\b(bez|brez|fara|utan|uten|uden|ilman|без|χωρις|tanpa|khong)\b(?! (i|a|и|och|og|ja|και) )|nelkul|kontrasts[iı]z"
+    r"|\bnatyw|\bnatiiv|\bнатив|бе[сз]контраст"
+    r"|平[扫掃](?!.*(增|造))|単純(?!.*造影)|[非未](造影|增强)|造影(なし|前)|비조영|조영 ?전"
 )
 CONTRAST = re.compile(
     r"post[ -]?con|contrast|\bc\+|\bcect\b|enhanced|angio|\bcta\b|\bcc sec\b|\d+ ?cc\b|venogra"
     r"|kontrast|\bkm\b|\bm\.?d\.?c\b|\binje[ck]t|\biv ?\+|\bcon civ\b|arterial|venous|\bctv\b|\bdelayed"
+    r"|контраст|σκιαγραφικ|\bkontras\b|varjoaine|造影|增[强強]|조영|\b(po|s) kl\b|\btiem\b"
     r"|^c( thin)?( \d)?$|\d ?mmc\b|\boral iv\b"  # folders of CQ500 have lost the plus of "C+" and "1.25 MM C+"
 )
 NO_AGENT = re.compile(
     r"\W*(no(n|ne|t\b.*|\b.*)?|n/?a|nil|null|0|without.*|w/?o\b.*|ohne.*|kein.*|sans.*|sin\b.*|plain|nativ\w*"
-    r"|sem\b.*|senza.*|zonder.*|geen.*|aucun.*|nessun.*|ningun.*|nenhum.*|unenhanced|oral( only)?|p\.?o\.?)\W*"
+    r"|sem\b.*|senza.*|zonder.*|geen.*|aucun.*|nessun.*|ningun.*|nenhum.*|unenhanced|oral( only)?|p\.?o\.?"
+    r"|bez.*|brez.*|brak.*|nie|ne|nem|nincs.*|fara.*|utan.*|uten.*|uden.*|ing(en|et).*|ei|ilman.*|yok|kontrasts[iı]z.*"
+    r"|без.*|нет.*|οχι|χωρις.*|tidak.*|tanpa.*|khong.*|[无無].*|没有|.*(なし|無し)|非造影|平[扫掃]|없음|비조영)\W*"
 )
 """What is typed as Contrast/Bolus Agent for "none", and contrast medium that never reaches the head."""
-BONE = re.compile(r"bone|\bbony|\bosteo|knochen|\bosseu|\bos(so)?\b|hueso|\b[oó]se[ao]\b|\bbot\b|\bsharp\b|\blung\b")
+BONE = re.compile(
+    r"bone|\bbony|\bosteo|knochen|\bosseu|\bos(so)?\b|hueso|\bose[ao]\b|\bbot\b|\bsharp\b|\blung\b|\bkos[tc]|\bкост"
+    r"|\bcsont|\bosos|skelett|knogle|\bluu|\bkemik|\bοστ|\btulang\b|\bxuong\b|骨(窗|算法|重建|条件|関数)"
+)
 OTHER = re.compile(
     r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor\b|\b[ck]orona[lr]|\bsag\b|\bsagit|scout|surview|topogram|spine"
     r"|\b(mid)?face\b|\bfac(c?i)al|gesicht|aangezicht|\bpns\b|\bnnh\b|paranasal|\bsinus|\borbit(al?|as|e[ns]?|s)?\b"
@@ -103,8 +116,10 @@ def choose(series: Sequence[Series]) -> tuple[Series | None, list[Verdict]]:
     """The series that stands for the exam (None: there is none), and a verdict on every other one."""
     verdicts = []
     fit = []
+    widest_mm = max((one.coverage_mm for one in series), default=0.0)
+    whole_mm = max(NEWBORN_MM, min(WHOLE_HEAD_MM, NEARLY * widest_mm))
     for one in series:
-        problem = exclude(one)
+        problem = exclude(one, whole_mm=whole_mm)
         if problem is None:
             fit.append(one)
         else:
@@ -119,12 +134,12 @@ def choose(series: Sequence[Series]) -> tuple[Series | None, list[Verdict]]:
     return chosen, verdicts
 
 
-def exclude(series: Series) -> tuple[str, str] | None:
+def exclude(series: Series, *, whole_mm: float = WHOLE_HEAD_MM) -> tuple[str, str] | None:
     """Code and reason for which a series cannot stand for an exam; None where it can."""
-    return next(_problems(series), None)
+    return next(_problems(series, whole_mm), None)
 
 
-def _problems(series: Series) -> Iterator[tuple[str, str]]:
+def _problems(series: Series, whole_mm: float) -> Iterator[tuple[str, str]]:
     """The gravest first."""
     text = _text(series)
     types = {part for one in series.images for part in one.image_type}
@@ -144,7 +159,7 @@ def _problems(series: Series) -> Iterator[tuple[str, str]]:
         yield "DERIVED", "a reformat, a rendering or another part of the body, by its name"
     if len(series.offsets_mm) < LEAST_SLICES:
         yield "TOO_FEW_SLICES", f"{len(series.offsets_mm)} slices at different places"
-    if series.coverage_mm < LEAST_COVERAGE_MM:
+    if series.coverage_mm < whole_mm:
         yield "PARTIAL_HEAD", f"it covers {series.coverage_mm:.0f} mm, not a whole head"
 
 
@@ -154,11 +169,17 @@ def describe(series: Series) -> str:
 
 
 def _reaches_head(agent: str) -> bool:
-    return bool(agent) and not NO_AGENT.fullmatch(agent.lower())
+    return bool(agent) and not NO_AGENT.fullmatch(_plain(agent))
 
 
 def _text(series: Series) -> str:
-    return re.sub(r"[_-]+", " ", series.description.lower())
+    return re.sub(r"[_-]+", " ", _plain(series.description))
+
+
+def _plain(text: str) -> str:
+    """Lower case, without accents."""
+    letters = (one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+    return unicodedata.normalize("NFC", "".join(letters).lower())
 
 
 def _rank(series: Series) -> tuple[bool, bool, bool, float, float, str]:

@@ -42,6 +42,20 @@ def series(
     return Series(description, description, images)
 
 
+PLAIN_ELSEWHERE = (
+    "Głowa bez kontrastu", "Hlava nativně", "Koponya kontraszt nélkül", "Cerebral fără contrast",
+    "Hjärna utan kontrast",
+    "Hjerne uten kontrast", "Aivot ilman varjoainetta", "Pään natiivi", "Beyin kontrastsız", "Голова без контраста",
+    "Εγκέφαλος χωρίς σκιαγραφικό", "Kepala tanpa kontras", "Sọ não không tiêm", "头颅平扫", "頭部単純", "頭部造影前",
+    "뇌 비조영",
+)  # fmt: skip
+CONTRAST_ELSEWHERE = (
+    "Głowa z kontrastem", "Głowa bez i z kontrastem", "Mozek po KL", "Hjerne uten og med kontrast", "Pää varjoaine",
+    "Голова с контрастом", "Голова без и с контрастом", "Εγκέφαλος με σκιαγραφικό", "Kepala dengan kontras",
+    "Sọ não có tiêm", "头颅平扫+增强", "頭部 単純+造影", "頭部造影", "두부 조영증강",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("names", "wanted"),
     [
@@ -93,6 +107,17 @@ def test_thick_plain_soft_series_are_taken(names: list[str], wanted: str) -> Non
         *((series(name), None) for name in ("Brain surface 5mm", "Interface", "Cortex", "Correction", "Orbitomeatal")),
         *((series(name), "DERIVED") for name in ("Face", "Massif facial", "NNH", "Felsenbein re", "Coronale", "HWS")),
         (series("HEAD", contrast="SEM CONTRASTE"), None),
+        *(
+            (series("HEAD", contrast=typed), None)
+            for typed in ("BRAK", "Ei", "Kontrastsız", "НЕТ", "Όχι", "造影剤なし", "없음")
+        ),
+        (series("HEAD", contrast="ОМНИПАК"), "CONTRAST"),
+        *((series(name), None) for name in PLAIN_ELSEWHERE),
+        *((series(name), "CONTRAST") for name in CONTRAST_ELSEWHERE),
+        *(
+            (series(name), "BONE_KERNEL")
+            for name in ("Głowa kości", "Голова кости", "Koponya csont", "Knogle", "头颅骨窗")
+        ),
         (series("HEAD", kernel="H60s"), "BONE_KERNEL"),
         *((series("HEAD", kernel=name), "BONE_KERNEL") for name in ("J70h", "Hr64f", "Br59d", "U90u", "FC51", "YA")),
         *((series("HEAD", kernel=name), None) for name in ("H31s", "J40s", "Hr38f", "Br44d", "FC26", "UB", "STANDARD")),
@@ -168,3 +193,11 @@ def test_a_study_without_a_fit_series_has_none() -> None:
     chosen, verdicts = choose([series("POST CONTRAST"), series("CTA")])
     assert chosen is None
     assert [verdict.code for verdict in verdicts] == ["CONTRAST", "CONTRAST"]
+
+
+@pytest.mark.parametrize(("slices", "chosen"), [((17, 18), True), ((17, 30), False), ((13, 14), False)])
+def test_of_a_newborn_85_mm_are_the_whole_head(slices: tuple[int, int], chosen: bool) -> None:
+    """Where another series covers no more; what is shorter than any head is a part of one."""
+    found, verdicts = choose([series("HEAD", slices=slices[0]), series("BONE", slices=slices[1])])
+    assert (found is not None) is chosen
+    assert ("PARTIAL_HEAD" in {verdict.code for verdict in verdicts}) is not chosen
