@@ -36,6 +36,8 @@ class InstanceFacts:
     pixel_spacing_mm: tuple[float, float] | None = None
     rows: int | None = None
     columns: int | None = None
+    lossy: bool | None = None
+    """True where pixels were compressed with loss at some time (Lossy Image Compression 01, PS3.3 C.7.6.1.1.5)."""
     patient_digest: str = ""
     """SHA-256 over PatientID and IssuerOfPatientID; equal digests mean the same patient."""
 

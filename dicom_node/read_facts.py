@@ -76,6 +76,10 @@ def _unsigned_short(value: bytes, _encodings: list[str]) -> int | None:
     return int(struct.unpack_from("<H", value)[0]) if len(value) >= 2 else None
 
 
+def _is_lossy(value: bytes, _encodings: list[str]) -> bool | None:
+    return value.strip(b"\0 ") == b"01" or None
+
+
 def _decimal(value: bytes, encodings: list[str]) -> float | None:
     numbers = _decimals(value.split(b"\\")[0], encodings)
     return numbers[0] if numbers else None
@@ -114,6 +118,7 @@ FIELDS: dict[int, tuple[str, Callable[[bytes, list[str]], Any]]] = {
     0x00280010: ("rows", _unsigned_short),
     0x00280011: ("columns", _unsigned_short),
     0x00280030: ("pixel_spacing_mm", _vector(2)),
+    0x00282110: ("lossy", _is_lossy),
 }
 OTHER_TAGS = frozenset({SPECIFIC_CHARACTER_SET, PATIENT_ID, ISSUER_OF_PATIENT_ID})
 REQUIRED = ("sop_class_uid", "sop_instance_uid", "study_instance_uid", "series_instance_uid")

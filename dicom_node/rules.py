@@ -48,6 +48,7 @@ class Condition(Section):
     kernel_matches: str | None = Field(default=None, description=f"Convolution Kernel: {REGEX}")
     contrast_agent_matches: str | None = Field(default=None, description=f"Contrast/Bolus Agent: {REGEX}")
     manufacturer_words: Words = Field(default=None, description=f"Manufacturer: {WORDS}")
+    lossy: Literal[True] | None = Field(default=None, description="Lossy Image Compression says that there was such")
     present: tuple[TextField, ...] | None = Field(default=None, description="these attributes have a value")
     absent: tuple[TextField, ...] | None = Field(default=None, description="these attributes have no value")
     tilt_degrees_over: float | None = Field(

@@ -37,6 +37,7 @@ HEADER_TESTS: dict[str, Callable[[InstanceFacts, Any], bool]] = {
     "image_type_any": lambda f, wanted: any(
         fnmatchcase(value.strip().upper(), pattern.upper()) for value in f.image_type for pattern in wanted
     ),
+    "lossy": lambda f, wanted: f.lossy is wanted,
     "present": lambda f, wanted: all(getattr(f, field) not in (None, (), "") for field in wanted),
     "absent": lambda f, wanted: all(getattr(f, field) in (None, (), "") for field in wanted),
 }
@@ -98,6 +99,7 @@ def _header(f: InstanceFacts) -> tuple[object, ...]:
     return (
         f.modality, f.sop_class_uid, f.image_type, f.body_part_examined, f.series_description, f.study_description,
         f.protocol_name, f.convolution_kernel, f.contrast_bolus_agent, f.manufacturer, f.slice_thickness_mm is None,
+        f.lossy,
     )  # fmt: skip
 
 

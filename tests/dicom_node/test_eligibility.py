@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from dicom_node.eligibility import choose, explain
 from dicom_node.facts import InstanceFacts
+from dicom_node.read_facts import facts_of_file
 from dicom_node.rules import EligibilityRules, Exclusion
 from dicom_node.rules_trial import choose_in
 from tests.dicom_node.header_facts import (
@@ -31,6 +34,7 @@ from tests.dicom_node.header_facts import (
     series,
     verdict,
 )
+from tests.peers.presence import need
 from tests.real_heads import ge_files
 
 # --- whole studies of the vendors -------------------------------------------------------------------------------------
@@ -309,3 +313,15 @@ def test_the_real_head_is_chosen() -> None:
     assert choice.verdicts[0].reason == (
         "chosen: 4.0 to 7.0 mm axial slices, kernel STD+, tilted by 18.5 degrees, 28 slices cover 144 mm"
     )
+
+
+@pytest.mark.peer("dcmtk")
+def test_a_head_that_was_compressed_with_loss_is_no_derived_image(tmp_path: Path) -> None:
+    """DCMTK makes DERIVED of ORIGINAL; nothing else about the slices has changed."""
+    need("dcmtk")
+    for path in ge_files():
+        subprocess.run(["dcmcjpeg", "+ee", "--bits-force-12", path, tmp_path / path.name], check=True)
+    facts = facts_of_file(tmp_path / ge_files()[0].name)
+    assert facts is not None
+    assert facts.image_type[:2] == ("DERIVED", "PRIMARY")
+    assert choose_in(tmp_path, RULES).verdicts[0].reason.startswith("chosen: 4.0 to 7.0 mm axial slices")

@@ -77,6 +77,13 @@ def test_a_real_head_against_pydicom() -> None:
         assert facts.slice_thickness_mm == dataset.SliceThickness
 
 
+@pytest.mark.parametrize(("told", "lossy"), [("01", True), ("00", None), ("", None), (None, None)])
+def test_whether_pixels_were_compressed_with_loss(told: str | None, lossy: bool | None) -> None:
+    """Only the word for it counts."""
+    data = encode(small(LossyImageCompression=told))
+    assert read_facts(data, uid.ExplicitVRLittleEndian).lossy is lossy
+
+
 @pytest.mark.parametrize(
     ("charset", "text"),
     [
