@@ -210,6 +210,12 @@ def prepare(  # noqa: PLR0917 (Typer: an option is a parameter)
     with stages() as stage:
         outcome = prepare_exams(preparation, stage)
     print(f"{outcome.written} exams prepared, {outcome.kept} were there -> {out}; what was not taken: {out / LEFT_OUT}")
+    if outcome.left_over:
+        _complain(
+            f"{outcome.left_over} exams of {out} are not in {folder}: they are trained on, and not evaluated; remove "
+            "their folders where that is not meant",
+            "yellow",
+        )
     if outcome.unreadable:
         _complain(f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}", "yellow")
         sys.exit(REFUSED)

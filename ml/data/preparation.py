@@ -29,7 +29,7 @@ from ml.data.manifest import (
 from ml.data.parallel import map_in_processes
 from ml.data.readers import READERS, Options
 from ml.data.scanning import FAULTS
-from ml.data.shards import FACTS, has_exam, is_written, open_exam, write_exam
+from ml.data.shards import FACTS, exam_names, has_exam, is_written, open_exam, write_exam
 from ml.data.sources import ExamSource
 from ml.errors import DataError, UnreadableStudy
 from ml.files import remove_stale
@@ -63,6 +63,8 @@ class Outcome:
     """Exams that were there already."""
     unreadable: tuple[LeftOut, ...]
     """Damaged files and exams; as in unreadable.csv."""
+    left_over: int = 0
+    """Exams that were prepared before and are not in the data set's folder, or no longer."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def prepare_exams(preparation: Preparation, stage: Stage) -> Outcome:
     if counts["failed"] == total:
         first = unreadable[0]
         raise DataError(f"no exam can be read: see {out / UNREADABLE}; the first: {first.exam}: {first.reason}")
-    return Outcome(counts["written"], counts["kept"], tuple(unreadable))
+    left_over = len(exam_names(out) - {source.exam for source in read_manifest(out)})
+    return Outcome(counts["written"], counts["kept"], tuple(unreadable), left_over)
 
 
 def prepare_exam(source: ExamSource, *, root: Path, out: Path, preprocessing: Preprocessing) -> _Done:

@@ -151,8 +151,12 @@ def open_exam(folder: Path) -> ExamShard:
 
 def open_folder(folder: Path) -> list[ExamShard]:
     """Every exam of a folder, sorted by name."""
-    written = sorted(path.parent for path in folder.glob(f"*/{FACTS}"))
-    return [open_exam(path) for path in written if path.suffix != TEMPORARY]
+    return [open_exam(folder / name) for name in sorted(exam_names(folder))]
+
+
+def exam_names(folder: Path) -> set[str]:
+    """Of the exams in a folder."""
+    return {path.parent.name for path in folder.glob(f"*/{FACTS}") if path.parent.suffix != TEMPORARY}
 
 
 def has_exam(folder: Path) -> bool:

@@ -162,7 +162,7 @@ def test_evaluate_writes_records_that_name_their_bundle(
 
 
 @pytest.mark.parametrize(
-    ("options", "hint"), [(("--institution", "b"), "any, A, B, pediatric"), (("--matrix", "300"), "a multiple of 128")]
+    ("options", "hint"), [(("--institution", "b"), "A, B, any, pediatric"), (("--matrix", "300"), "a multiple of 128")]
 )
 def test_simulated_exams_that_there_are_not_are_wrong_usage(
     options: tuple[str, str],

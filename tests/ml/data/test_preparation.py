@@ -151,6 +151,18 @@ def test_new_exams_are_found_when_asked_for(lab: Path, tmp_path: Path) -> None:
     assert (outcome.written, outcome.kept) == (1, 4)
 
 
+def test_exams_that_are_no_longer_in_the_folder_are_told_of(lab: Path, tmp_path: Path) -> None:
+    """A patient who was taken out, or a folder that is another one: what was prepared is not thrown away unasked."""
+    out = tmp_path / "out"
+    assert prepare(lab, out)[0].left_over == 0
+    shutil.rmtree(lab / "p2")
+    assert prepare(lab, out)[0] == Outcome(written=0, kept=4, unreadable=()), "images may be gone"
+    assert prepare(lab, out, rescan=True)[0] == Outcome(written=0, kept=3, unreadable=(), left_over=1)
+    assert {shard.exam for shard in open_folder(out)} == {"1.2.0", "1.2.1", "1.2.2", "case"}
+    shutil.rmtree(out / "1.2.2")
+    assert prepare(lab, out)[0].left_over == 0
+
+
 def test_exams_are_made_anew_where_a_rescan_finds_something_else(lab: Path, tmp_path: Path) -> None:
     """A label, a mask and a slice that came later; the others stay as they are."""
     image = lab / "p2" / "CT000004.dcm"
