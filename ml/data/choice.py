@@ -36,7 +36,7 @@ PLAIN = re.compile(
 CONTRAST = re.compile(
     r"post[ -]?con|contrast|\bc\+|\bcect\b|enhanced|angio|\bcta\b|\bcc sec\b|\d+ ?cc\b|venogra"
     r"|kontrast|\bkm\b|\bm\.?d\.?c\b|\binje[ck]t|\biv ?\+|\bcon civ\b|arterial|venous|\bctv\b|\bdelayed"
-    r"|контраст|σκιαγραφικ|\bkontras\b|varjoaine|造影|增[强強]|조영|\b(po|s) kl\b|\btiem\b"
+    r"|контраст|σκιαγραφικ|\bkontras\b|varjoaine|造影|增[强強]|조영|\bpo kl\b|\btiem\b"
     r"|^c( thin)?( \d)?$|\d ?mmc\b|\boral iv\b"  # folders of CQ500 have lost the plus of "C+" and "1.25 MM C+"
 )
 NO_AGENT = re.compile(
@@ -47,8 +47,8 @@ NO_AGENT = re.compile(
 )
 """What is typed as Contrast/Bolus Agent for "none", and contrast medium that never reaches the head."""
 BONE = re.compile(
-    r"bone|\bbony|\bosteo|knochen|\bosseu|\bos(so)?\b|hueso|\bose[ao]\b|\bbot\b|\bsharp\b|\blung\b|\bkos[tc]|\bкост"
-    r"|\bcsont|\bosos|skelett|knogle|\bluu|\bkemik|\bοστ|\btulang\b|\bxuong\b|骨(窗|算法|重建|条件|関数)"
+    r"bone|\bbony|\bosteo|knochen|\bosseu|\bos(so)?\b|hueso|\bose[ao]\b|\bbot\b|\bsharp\b|\blung\b|\bkos(c|ci|t|ti|tn\w*)\b"
+    r"|\bкост(ь|и|ей|н)|\bcsont|\bosos|skelett|knogle|\bluu|\bkemik|\bοστ|\btulang\b|\bxuong\b|骨(窗|算法|重建|条件|関数)"
 )
 OTHER = re.compile(
     r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor\b|\b[ck]orona[lr]|\bsag\b|\bsagit|scout|surview|topogram|spine"
