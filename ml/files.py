@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 
 TEMPORARY = ".tmp"
 """Ends the name of what is not whole yet, or never became so: its writer was killed."""
+LOCK = ".lock"
+"""In a folder that one process at a time may work in; it stays there, empty."""
 STALE_S = 3600.0
 """Nothing takes that long to write."""
 DAMAGED_ARRAYS = (
@@ -77,6 +80,25 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Whether no other process is within this context for the same folder, which is made where there is none.
+
+    It holds until this process leaves the context or dies, however it dies: a POSIX record lock on a file, which
+    processes that are forked meanwhile do not inherit. Where the file system has no locks everybody is alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: another process has it
+            yield False
+            return
+        except OSError:
+            pass
+        yield True
 
 
 def remove_stale(folder: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ml.errors import TrainingError
+from ml.files import alone_in
 from ml.networks.patchfcn import PatchFcn
 from ml.training.checkpoints import load_checkpoint, save_checkpoint
 from ml.training.distribution import rank, share_batch_norms, world_size
@@ -164,8 +165,23 @@ def train(
 
     Raises:
         TrainingError: the loss is not finite, a loader worker died or the disk is full; the last checkpoint is usable.
+            Or another process trains in that folder.
     """
-    machine = machine or Machine()
+    with alone_in(folder) if rank() == 0 else nullcontext(True) as alone:
+        if not alone:
+            raise TrainingError(f"another process trains in {folder}: wait for it, stop it, or choose another folder")
+        return _train(network, batches, recipe, span, folder, machine or Machine(), progress)
+
+
+def _train(
+    network: PatchFcn,
+    batches: PatchBatches,
+    recipe: Recipe,
+    span: Span,
+    folder: Path,
+    machine: Machine,
+    progress: Progress | None,
+) -> dict[str, Tensor]:
     _prepare(machine)
     state = _start(network, recipe, machine)
     kept = load_checkpoint(folder / CHECKPOINT)

@@ -1,15 +1,18 @@
 """Files are whole or not there, whoever writes at the same time and whatever breaks."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from ml import files
-from ml.files import remove_stale, whole_folder, write_atomically
+from ml.files import alone_in, remove_stale, whole_folder, write_atomically
 
 WRITERS, TIMES = 4, 200
 
@@ -52,6 +55,45 @@ def test_what_cannot_be_written_leaves_the_file_before_it(tmp_path: Path, monkey
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def stay_alone(folder: Path, told: Connection, *, fork: bool) -> None:
+    """Hold a folder until killed, perhaps with a child that outlives this process."""
+    with alone_in(folder) as alone:
+        if fork and os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        told.send(alone)
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("fork", [False, True])
+def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path, fork: bool) -> None:
+    """Until it is gone, by whatever death; a child that it leaves behind holds nothing."""
+    context = multiprocessing.get_context("forkserver")
+    mine, its = context.Pipe()
+    other = context.Process(target=stay_alone, args=(tmp_path / "run", its), kwargs={"fork": fork})
+    other.start()
+    assert mine.recv()
+    with alone_in(tmp_path / "run") as alone:
+        assert not alone
+    with alone_in(tmp_path / "another") as alone:
+        assert alone
+    other.kill()
+    other.join()
+    with alone_in(tmp_path / "run") as alone:
+        assert alone
+
+
+def test_where_there_are_no_locks_everybody_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems."""
+
+    def lacking(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", lacking)
+    with alone_in(tmp_path) as alone:
+        assert alone
 
 
 def has_facts(folder: Path) -> bool:

@@ -55,6 +55,22 @@ def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_second_training_in_a_folder_is_refused(exams: list[ExamShard], tmp_path: Path) -> None:
+    """The same command twice: the checkpoints of the slower one would be the newest."""
+    program = (
+        "import sys, time; from pathlib import Path; from ml.files import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(TrainingError, match="another process trains in"):
+            go(batches(exams), tmp_path / "run")
+        other.kill()
+    go(batches(exams), tmp_path / "run")
+
+
 def test_a_killed_process_resumes_to_bitwise_the_same_weights(exams: list[ExamShard], tmp_path: Path) -> None:
     """SIGKILL in the middle of a step that no checkpoint knows of."""
     shards, killed, whole = exams[0].folder.parent, tmp_path / "killed", tmp_path / "whole"
