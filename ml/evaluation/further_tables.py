@@ -16,7 +16,7 @@ PREVALENCES = (0.06, 0.1, 0.2, 0.4)
 """Share of exams that bleed: an emergency department (6.1 % of 1,372, Hong Kong Med J 2023), a guess between, head CTs
 at large (21 %, PMC9613832), RSNA's exams (41 %, PMC10831525)."""
 BANDS_ML = ((0.0, 0.5), (0.5, 1.0), (1.0, 5.0), (5.0, 25.0), (25.0, float("inf")))
-"""About the 5th, 15th, 25th and 60th percentile of what bleeds in a positive scan of BHSD (see `ml.phantom.draw`)."""
+"""About the 5th, 15th, 25th and 60th percentile of what bleeds in a scan of BHSD (see `ml.phantom.draw_bleeds`)."""
 OURS = (ModelRole.BASELINE, ModelRole.STUDENT, ModelRole.SLICE_ORACLE, ModelRole.PIXEL_ORACLE)
 
 

@@ -37,7 +37,7 @@ Progress = Callable[[str], None]
 
 LEAST_SUBTYPE_ML = 0.02
 """Less of a subtype than this beside another is not counted as present: the 5th percentile of single SAH foci, the
-smallest that experts outlined (see `ml.phantom.draw`). The largest subtype of an exam always counts."""
+smallest that experts outlined (see `ml.phantom.draw_bleeds`). The largest subtype of an exam always counts."""
 
 
 def evaluate(

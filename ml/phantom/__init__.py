@@ -21,9 +21,9 @@ What is simulated
   kernel, coloured noise that grows behind bone, errors made in projections and back-projected, rings, cupping, HU
   offset and gain, headrest, padding.
 
-Sources: volumes and HU of bleeds from BHSD (see `draw`), their shapes from InSilicoICH (FDA, CC0); grey-white contrast
-of 7 HU and brain noise of 4 HU at 120 kV from Advances in Computed Tomography 8(2), 2019; noise spectrum and skull
-measured on a public GE head CT.
+Sources: volumes and HU of bleeds from BHSD (see `draw_bleeds`), their shapes from InSilicoICH (FDA, CC0); grey-white
+contrast of 7 HU and brain noise of 4 HU at 120 kV from Advances in Computed Tomography 8(2), 2019; noise spectrum and
+skull measured on a public GE head CT; children's heads: see `draw_child`.
 
 What it is good for: mechanics, ranking, domain shift, training that must carry over to real scans. It cannot show
 clinical accuracy. Institution "A" is smooth, thick and tilted; "B" is sharp, thinner, noisier, brighter by some HU

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ml.labels import Subtype
 from ml.phantom import SimulatedExam, draw_spec, simulate
-from ml.phantom.draw import CLOT_HU, VOLUME_ML
+from ml.phantom.draw_bleeds import CLOT_HU, VOLUME_ML
 from ml.phantom.exam import ExamSpec
 from ml.phantom.head import build_head
 from ml.phantom.physics import BONY_HU
