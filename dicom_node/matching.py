@@ -13,13 +13,20 @@ LETTER = r"[^\W\d_]"
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][A-Za-z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
 
 
+EAST_ASIAN = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+"""Kana, Han and Hangul, which are written without blanks: "头颅CTA"."""
+SCRIPTS_MEET = re.compile(rf"(?<={EAST_ASIAN})(?=[a-z])|(?<=[a-z])(?={EAST_ASIAN})")
+
+
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    """The text as it is compared: words of CamelCase apart, no accents, lower case, single spaces for _ and ^."""
+    """The text as it is compared: words of CamelCase and of two scripts apart, no accents, lower case, single spaces
+    for _ and ^.
+    """
     decomposed = unicodedata.normalize("NFKD", CAMEL.sub(" ", text))
     bare = "".join(character for character in decomposed if not unicodedata.combining(character))
     composed = unicodedata.normalize("NFC", bare.casefold())  # syllables of Hangul are in one piece again
-    return re.sub(r"[\s_^]+", " ", composed).strip()
+    return re.sub(r"[\s_^]+", " ", SCRIPTS_MEET.sub(" ", composed)).strip()
 
 
 @lru_cache(maxsize=4096)

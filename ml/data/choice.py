@@ -36,7 +36,7 @@ PLAIN = re.compile(
 CONTRAST = re.compile(
     r"post[ -]?con|contrast|\bc\+|\bcect\b|enhanced|angio|\bcta\b|\bcc sec\b|\d+ ?cc\b|venogra"
     r"|kontrast|\bkm\b|\bm\.?d\.?c\b|\binje[ck]t|\biv ?\+|\bcon civ\b|arterial|venous|\bctv\b|\bdelayed"
-    r"|контраст|σκιαγραφικ|\bkontras\b|varjoaine|造影|增[强強]|조영|\bpo kl\b|\btiem\b"
+    r"|контраст|σκιαγραφικ|\bkontras\b|varjoaine|血管|ангио|造影|增[强強]|조영|\bpo kl\b|\btiem\b"
     r"|^c( thin)?( \d)?$|\d ?mmc\b|\boral iv\b"  # folders of CQ500 have lost the plus of "C+" and "1.25 MM C+"
 )
 NO_AGENT = re.compile(
@@ -50,6 +50,9 @@ BONE = re.compile(
     r"bone|\bbony|\bosteo|knochen|\bosseu|\bos(so)?\b|hueso|\bose[ao]\b|\bbot\b|\bsharp\b|\blung\b|\bkos(c|ci|t|ti|tn\w*)\b"
     r"|\bкост(ь|и|ей|н)|\bcsont|\bosos|skelett|knogle|\bluu|\bkemik|\bοστ|\btulang\b|\bxuong\b|骨(窗|算法|重建|条件|関数)"
 )
+EAST_ASIAN = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+SCRIPTS_MEET = re.compile(rf"(?<={EAST_ASIAN})(?=[a-z])|(?<=[a-z])(?={EAST_ASIAN})")
+"""Kana, Han and Hangul are written without blanks: "头颅CTA"."""
 OTHER = re.compile(
     r"\bd3d\b|\b3d\b|\bmip\b|\bmpr\b|perfusion|\bcor\b|\b[ck]orona[lr]|\bsag\b|\bsagit|scout|surview|topogram|spine"
     r"|\b(mid)?face\b|\bfac(c?i)al|gesicht|aangezicht|\bpns\b|\bnnh\b|paranasal|\bsinus|\borbit(al?|as|e[ns]?|s)?\b"
@@ -177,9 +180,9 @@ def _text(series: Series) -> str:
 
 
 def _plain(text: str) -> str:
-    """Lower case, without accents."""
+    """Lower case, without accents, words of two scripts apart."""
     letters = (one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
-    return unicodedata.normalize("NFC", "".join(letters).lower())
+    return SCRIPTS_MEET.sub(" ", unicodedata.normalize("NFC", "".join(letters).lower()))
 
 
 def _rank(series: Series) -> tuple[bool, bool, bool, float, float, str]:

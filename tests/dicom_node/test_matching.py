@@ -31,6 +31,13 @@ def test_patterns_see_the_plain_text() -> None:
     assert not has_match(None, ".*")
 
 
+def test_words_of_two_scripts_are_apart() -> None:
+    """Han, Kana and Hangul are written without blanks."""
+    assert plain("头颅CTA薄层1mm") == "头颅 cta 薄层1mm"
+    assert has_word("뇌CTA", ("cta",))
+    assert not has_word("头颅", ("头",))
+
+
 @given(st.text(max_size=64))
 def test_plain_is_stable(text: str) -> None:
     """Plain text holds no separators that rules would have to know."""

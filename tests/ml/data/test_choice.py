@@ -52,7 +52,7 @@ PLAIN_ELSEWHERE = (
 CONTRAST_ELSEWHERE = (
     "Głowa z kontrastem", "Głowa bez i z kontrastem", "Mozek po KL", "Hjerne uten og med kontrast", "Pää varjoaine",
     "Голова с контрастом", "Голова без и с контрастом", "Εγκέφαλος με σκιαγραφικό", "Kepala dengan kontras",
-    "Sọ não có tiêm", "头颅平扫+增强", "頭部 単純+造影", "頭部造影", "두부 조영증강",
+    "Sọ não có tiêm", "头颅CTA", "КТ-ангиография", "头颅平扫+增强", "頭部 単純+造影", "頭部造影", "두부 조영증강",
 )  # fmt: skip
 
 
