@@ -11,7 +11,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY = ".tmp"
@@ -87,18 +87,19 @@ def alone_in(folder: Path) -> Iterator[bool]:
     """Whether no other process is within this context for the same folder, which is made where there is none.
 
     It holds until this process leaves the context or dies, however it dies: a POSIX record lock on a file, which
-    processes that are forked meanwhile do not inherit. Where the file system has no locks everybody is alone.
+    processes that are forked meanwhile do not inherit. Where the file system has no locks, or no room for an empty
+    file, everybody is alone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: another process has it
-            yield False
-            return
-        except OSError:
-            pass
-        yield True
+    with ExitStack() as until_the_end:
+        alone = True
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = until_the_end.enter_context((folder / LOCK).open("a"))
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: another process has it
+                alone = False
+        yield alone
 
 
 def remove_stale(folder: Path) -> None:
