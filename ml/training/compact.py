@@ -59,9 +59,10 @@ TRAINED_ON = {
 }
 """What a bundle's card says, by the data of its provenance."""
 LIMITS = """\
-Simulated anatomy, pathology and scanners are poorer than real ones: expect lower figures on patients. Known to be
-hard: bleeds under 1 mL, thin subarachnoid blood, layers thinner than 5 mm, isodense subdural blood, solid tumours as
-dense as blood, tissue where a bone flap is missing, the skull base, metal, other post-operative changes, contrast."""
+Simulated anatomy, pathology and scanners are poorer than real ones, and those of children poorer than those of adults:
+expect lower figures on patients. Known to be hard: bleeds under 1 mL, thin subarachnoid blood, layers thinner than
+5 mm, isodense subdural blood, solid tumours as dense as blood, tissue where a bone flap is missing, the skull base,
+metal, other post-operative changes, contrast."""
 OTHER_LIMITS = """\
 Simulated anatomy, pathology and scanners are poorer than real ones. What it does on patients was not measured."""
 CALIBRATED_LIMIT = "Probabilities are calibrated on simulated exams with as many bleeding as bleed-free exams."
