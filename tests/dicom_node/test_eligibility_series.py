@@ -47,7 +47,8 @@ from tests.dicom_node.header_facts import (
         "Hjärna utan kontrast 5.0", "Hjerne uten kontrast", "Hjerne uden kontrast", "Aivot ilman varjoainetta",
         "Pään natiivi-TT", "Beyin kontrastsız", "KONTRASTSIZ BEYIN BT", "Голова без контраста", "Головной мозг натив",
         "Голова без контрасту", "Εγκέφαλος χωρίς σκιαγραφικό", "KEPALA TANPA KONTRAS", "Sọ não không tiêm thuốc",
-        "头颅平扫", "頭部單純", "頭部単純CT", "頭部 非造影", "頭部（造影なし）", "頭部造影前", "뇌 비조영",
+        "头颅平扫", "脑血管病平扫", "頭部單純", "頭部単純CT", "頭部 非造影", "頭部（造影なし）", "頭部造影前",
+        "뇌 비조영",
         "두부 조영전 5mm", "脑非增强",
     ],
 )  # fmt: skip
