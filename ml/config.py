@@ -28,6 +28,8 @@ class Preprocessing:
 
     brain_only: bool = False
     """Everything outside the skull's inside becomes air (`ml.inference.brain`), as in the paper's Atlantis exams."""
+    adult_size: bool = False
+    """A head that is clearly smaller than an adult's is shown as large as one (`ml.inference.head_size`)."""
 
     @property
     def channels(self) -> int:
@@ -51,6 +53,7 @@ COMPACT_PREPROCESSING = Preprocessing(
     windows=(Window(-10.0, 110.0), Window(-300.0, 900.0)),
     slab_mm=5.0,
     neighbour_mm=5.0,
+    adult_size=True,
 )
 """A head of up to 243 mm at 0.95 mm; a window for blood in brain and one for bone, fat and air."""
 

@@ -12,7 +12,7 @@ Exams written before exam.json had a "format" have pixel labels, a seed as their
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -52,11 +52,13 @@ class Grid:
     slab_mm: float
     neighbour_mm: float
     brain_only: bool = False
+    adult_size: bool = False
 
     @classmethod
     def of(cls, config: Preprocessing) -> Grid:
         """The grid that `config` asks for."""
-        return cls(config.pixel_mm, config.size, config.slab_mm, config.neighbour_mm, config.brain_only)
+        names = (field.name for field in fields(cls))
+        return cls(**{name: getattr(config, name) for name in names})
 
 
 @dataclass(frozen=True, eq=False)

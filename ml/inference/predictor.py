@@ -18,7 +18,7 @@ from ml.inference.engines import Engine, EngineName, F32Array, make_engine
 from ml.inference.lesions import without_islands
 from ml.inference.preprocessing import Prepared, prepare
 from ml.prediction import Prediction
-from ml.volume import Volume
+from ml.volume import Geometry, Volume
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class Evidence:
     """(z, y, x) on the source grid."""
     class_logits: F32Array
     """(z,) in the order of the source."""
+    geometry: Geometry
+    """Of the source as the network saw it, for `scores`: a child's head may be as large as an adult's there."""
 
 
 class Predictor:
@@ -87,7 +89,7 @@ class Predictor:
         """
         evidence = self.analyse(volume, progress=progress)
         point, calibration = self.bundle.config.operating_point, self.bundle.config.calibration
-        arguments = (evidence.prob, evidence.class_logits, volume.geometry)
+        arguments = (evidence.prob, evidence.class_logits, evidence.geometry)
         slice_scores = scores.apply(
             calibration.slice_score, scores.slice_features(*arguments, pixel_prob=point.pixel_prob)
         )
@@ -116,7 +118,8 @@ class Predictor:
         logits = prepared.spread_slices(class_logits)
         if prepared.orientation.flips[0]:
             logits = logits[::-1]
-        return Evidence(prepared.to_source(prob), np.ascontiguousarray(logits, dtype=np.float32))
+        class_logits = np.ascontiguousarray(logits, dtype=np.float32)
+        return Evidence(prepared.to_source(prob), class_logits, prepared.geometry)
 
     def _run(self, prepared: Prepared, progress: Progress | None) -> tuple[F32Array, F32Array]:
         """(n, v, u) probabilities and (n,) class logits of the analysed slices."""

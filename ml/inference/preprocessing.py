@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from ml.config import Preprocessing
 from ml.inference.brain import extract_brain
+from ml.inference.head_size import as_adult
 from ml.inference.pose import STRAIGHT_DEGREES, axes, faces_back, head_turn
 from ml.inference.thickness import overlapping_mm
 from ml.volume import FloatArray, Geometry, HuArray, MaskArray, Volume
@@ -122,6 +123,8 @@ class Prepared:
     sampling: Sampling
     view: View
     config: Preprocessing
+    geometry: Geometry
+    """Of the source, in the mm that the network sees: those of an adult's head, if the configuration says so."""
 
     def __len__(self) -> int:
         """Number of images to analyse."""
@@ -151,6 +154,8 @@ class Prepared:
 
 def prepare(volume: Volume, config: Preprocessing) -> Prepared:
     """Orient, find the head, keep the brain alone if asked to, resample with anti-aliasing, average thin slices."""
+    if config.adult_size:
+        volume = as_adult(volume)
     orientation = Orientation.of(volume.geometry)
     hu = orientation.apply(volume.hu)
     spacing_y, spacing_x = volume.geometry.pixel_spacing_mm
@@ -178,6 +183,7 @@ def prepare(volume: Volume, config: Preprocessing) -> Prepared:
         sampling=sampling,
         view=view,
         config=config,
+        geometry=volume.geometry,
     )
 
 

@@ -158,7 +158,7 @@ def with_calibration(predictor: Predictor, point: OperatingPoint, calibration: C
 
 def _evidence(predictor: Predictor, exam: PixelLabelled) -> _ExamEvidence:
     evidence = predictor.analyse(exam.volume)
-    arguments = (evidence.prob, evidence.class_logits, exam.volume.geometry)
+    arguments = (evidence.prob, evidence.class_logits, evidence.geometry)
     return _ExamEvidence(
         truth_ml=float(exam.hemorrhage_ml),
         slice_positive=np.array([bool(one.any()) for one in exam.truth]),
