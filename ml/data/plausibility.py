@@ -61,11 +61,11 @@ def _coarse(volume: Volume) -> tuple[HuArray, MaskArray, tuple[float, float], Fl
     """
     mm_y, mm_x = volume.geometry.pixel_spacing_mm
     rows, columns = max(1, round(COARSE_MM / mm_y)), max(1, round(COARSE_MM / mm_x))
-    slices = volume.hu[:: max(1, len(volume.hu) // 48)]
+    every = max(1, len(volume.hu) // 48)
+    slices = volume.hu[::every]
     down, across = range(0, slices.shape[1], rows), range(0, slices.shape[2], columns)
     bone = np.logical_or.reduceat(np.logical_or.reduceat(slices > BONE_HU, down, axis=1), across, axis=2)
-    offsets_mm = volume.geometry.offsets_mm[:: max(1, len(volume.hu) // 48)]
-    return slices[:, ::rows, ::columns], bone, (rows * mm_y, columns * mm_x), offsets_mm
+    return slices[:, ::rows, ::columns], bone, (rows * mm_y, columns * mm_x), volume.geometry.offsets_mm[::every]
 
 
 def _growth_mm(hu: HuArray, pixel_mm: tuple[float, float], offsets_mm: FloatArray) -> float:

@@ -6,11 +6,15 @@ import functools
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
+from ml.bundle import Bundle
 from ml.config import COMPACT_PREPROCESSING
+from ml.inference import head_size as module
 from ml.inference.head_size import SMALLEST, as_adult, head_size
+from ml.inference.predictor import Predictor
 from ml.inference.preprocessing import prepare
 from ml.phantom import PEDIATRIC, SimulatedExam, draw_spec, simulate
 from ml.phantom.spec import Zone
@@ -93,3 +97,27 @@ def test_the_network_sees_a_small_head_as_it_sees_a_large_one() -> None:
     tissue = small.hu[14] > 0
     assert np.mean((back[14] > 0.5) == tissue) > 0.97
     assert np.ptp(enlarged.geometry.offsets_mm) > 1.3 * np.ptp(small.geometry.offsets_mm)
+
+
+def test_the_scores_of_a_small_head_are_those_of_a_large_one(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evidence is gathered over mm and lesions count by mL: both as in the head that the network saw."""
+    config = replace(tiny_bundle.config, preprocessing=replace(tiny_bundle.config.preprocessing, adult_size=True))
+    predictor = Predictor(replace(tiny_bundle, config=config), device="cpu", engine="torch", threads=1)
+    volume = injured_head(3)
+    large = predictor.analyse(volume)
+    monkeypatch.setattr(module, "head_size", lambda _: 0.7)
+    small = predictor.analyse(shrunk(volume, 0.7))
+    assert small.prob == pytest.approx(large.prob, abs=1e-3)
+    assert small.geometry.offsets_mm == pytest.approx(large.geometry.offsets_mm)
+    assert small.geometry.voxel_volumes_ml == pytest.approx(large.geometry.voxel_volumes_ml)
+    scores = [predictor.predict(one).slice_scores for one in (shrunk(volume, 0.7), shrunk(volume, 0.5))]
+    assert scores[0] == pytest.approx(predictor_scores(predictor, volume, monkeypatch), abs=1e-3)
+    assert not np.allclose(scores[0], scores[1], atol=1e-3)
+
+
+def predictor_scores(predictor: Predictor, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> npt.NDArray[np.float32]:
+    """Of a head as it is."""
+    monkeypatch.setattr(module, "head_size", lambda _: 1.0)
+    return predictor.predict(volume).slice_scores
