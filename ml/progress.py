@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,8 +17,16 @@ errors = Console(stderr=True, emoji=False)  # ":B:" and ":100:" stand for themse
 LINE_EVERY_S = 60.0
 """Between two lines of a stage, where there is no terminal."""
 
-Stage = Callable[[str, int | None], Callable[[str], None]]
-"""Opens a stage (name, number of parts if known); what it returns is called, with a note, when a part is done."""
+
+class Tell(Protocol):
+    """Called when a part of a stage is done."""
+
+    def __call__(self, note: str, done: int | None = None, /) -> None:
+        """`done`: how many are now; None: one more."""
+
+
+Stage = Callable[[str, int | None], Tell]
+"""Opens a stage (name, number of parts if known)."""
 
 
 def is_first() -> bool:
@@ -47,28 +56,36 @@ def stages() -> Iterator[Stage]:
     )
     with Progress(*columns, console=errors, disable=not is_first()) as bars:
 
-        def stage(name: str, total: int | None) -> Callable[[str], None]:
+        def stage(name: str, total: int | None) -> Tell:
             for earlier in bars.task_ids:
                 bars.update(earlier, completed=bars.tasks[earlier].total)
             task = bars.add_task(name, total=total, note="")
-            return lambda note: bars.update(task, advance=1, note=note)
+
+            def tell(note: str, done: int | None = None, /) -> None:
+                before = int(bars.tasks[task].completed)
+                if done is not None and done > before + 1:  # work of an earlier run: not counted in the speed
+                    bars.reset(task, completed=done, note=note)
+                else:
+                    bars.update(task, completed=before + 1 if done is None else done, note=note)
+
+            return tell
 
         yield stage
 
 
-def _in_lines(name: str, total: int | None) -> Callable[[str], None]:
-    """A stage told in lines: when it begins, at most once a minute, and when its last part is done."""
+def _in_lines(name: str, total: int | None) -> Tell:
+    """A stage told in lines: when it begins or goes on with an earlier run, at most once a minute, and at its end."""
     begun = told = monotonic()
-    done = 0
+    so_far = 0
     of = "" if total is None else f" of {total}"
 
-    def tell(note: str) -> None:
-        nonlocal done, told
-        done += 1
+    def tell(note: str, done: int | None = None, /) -> None:
+        nonlocal so_far, told
+        before, so_far = so_far, so_far + 1 if done is None else done
         now = monotonic()
-        if done == total or now - told >= LINE_EVERY_S:
+        if so_far == total or so_far > before + 1 or now - told >= LINE_EVERY_S:
             told = now
-            line = f"{name}: {done}{of}, {timedelta(seconds=int(now - begun))}"
+            line = f"{name}: {so_far}{of}, {timedelta(seconds=int(now - begun))}"
             _write(f"{line}, {note}" if note else line)
 
     _write(f"{name}: 0{of}" if total is not None else name)

@@ -83,4 +83,4 @@ def train_shown(
 ) -> Bundle:
     """Train under a bar of its own."""
     tell = stage(name, run.span(pools).steps)
-    return train_bundle(run, pools, start=start, progress=lambda _, __, loss: tell(f"loss {loss:.4f}"))
+    return train_bundle(run, pools, start=start, progress=lambda step, loss: tell(f"loss {loss:.4f}", step))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
@@ -22,7 +22,7 @@ from ml.files import write_atomically
 from ml.inference.predictor import Predictor
 from ml.networks.patchfcn import COMPACT, PatchFcn
 from ml.phantom import PEDIATRIC
-from ml.progress import Stage
+from ml.progress import Stage, Tell
 from ml.provenance import present_commit
 from ml.training.backgrounds import BLEEDS, exams_of, make_backgrounds, name_heads
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT, calibrate, evaluate_on_phantoms, with_calibration
@@ -233,13 +233,13 @@ def _train_in_rounds(
             Span(run.steps, until=last),
             folder=run.out,
             machine=run.machine,
-            progress=_loss_note(tell),
+            progress=partial(_tell_loss, tell, first),
         )
     return weights
 
 
-def _loss_note(tell: Callable[[str], None]) -> Callable[[int, float], None]:
-    return lambda _, loss: tell(f"loss {loss:.4f}")
+def _tell_loss(tell: Tell, first: int, step: int, loss: float) -> None:
+    tell(f"loss {loss:.4f}", step - first)
 
 
 def _lures(

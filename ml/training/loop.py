@@ -29,7 +29,7 @@ from ml.training.steps import Gradients, LossOfStep, is_recorded
 from ml.training.workers import dead_workers_named
 
 Progress = Callable[[int, float], None]
-"""Called after every step with (steps done, smoothed loss)."""
+"""Called after every step with (steps done, smoothed loss), and first where a run goes on."""
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -187,6 +187,8 @@ def _train(
     kept = load_checkpoint(folder / CHECKPOINT)
     if kept is not None:
         state.restore(kept)
+        if progress is not None:
+            progress(state.step, state.loss)
     of_step: nn.Module = LossOfStep(network, batches.config, recipe.loss, machine.precision)
     if world_size() > 1:
         of_step = DistributedDataParallel(of_step, broadcast_buffers=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +21,7 @@ from ml.provenance import present_command, present_commit
 from ml.training.calibration import UNCALIBRATED, UNCALIBRATED_POINT
 from ml.training.checkpoints import kept_checkpoints
 from ml.training.distribution import process_group, rank, wait_for_all, world_size
-from ml.training.loop import CHECKPOINT, train
+from ml.training.loop import CHECKPOINT, Progress, train
 from ml.training.recipe import Machine, Recipe, Span
 from ml.training.sampler import PatchBatches
 from ml.training.targets import Pool
@@ -55,10 +55,6 @@ class TrainingRun:
         if self.steps is not None:
             return Span(self.steps)
         return self.recipe.length(len(pools[0].slices()[0]), alone=len(pools) == 1)
-
-
-Progress = Callable[[int, int, float], None]
-"""Called after every step with (steps done, steps in all, smoothed loss)."""
 
 
 def train_bundle(
@@ -95,8 +91,7 @@ def train_bundle(
             steps=span.steps,
             part=(rank(), world_size()),
         )
-        report = (lambda step, loss: progress(step, span.steps, loss)) if progress else None
-        weights = train(network, batches, run.recipe, span, folder=run.out, machine=machine, progress=report)
+        weights = train(network, batches, run.recipe, span, folder=run.out, machine=machine, progress=progress)
         if rank() == 0:
             _write(run, weights, span.steps)
         wait_for_all()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import StringIO
+from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 
 from ml import progress
 
@@ -45,3 +47,40 @@ def test_without_a_terminal_long_stages_speak_now_and_then(
             tell(f"{number} files")
     assert len(told()) == 11
     assert told()[1] == "reading headers: 60, 0:01:00, 59 files"
+
+
+def test_a_stage_goes_on_where_an_earlier_run_stopped(told: Callable[[], list[str]]) -> None:
+    """Not from nothing: whoever reads that would think the checkpoint lost."""
+    with progress.stages() as stage:
+        tell = stage("training", 6000)
+        tell("loss 0.3", 1963)
+        assert told()[-1].startswith("training: 1963 of 6000, 0:00:0")
+        tell("loss 0.3", 1964)
+        assert len(told()) == 2
+        tell("loss 0.2", 6000)
+        assert told()[-1].startswith("training: 6000 of 6000")
+
+
+def test_a_bar_of_a_run_that_goes_on_does_not_take_the_earlier_steps_for_its_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the time that remains would be seconds at first."""
+    bars: list[Progress] = []
+
+    def make_bars(*columns: ProgressColumn, **how: Any) -> Progress:
+        bars.append(Progress(*columns, **how))
+        return bars[0]
+
+    monkeypatch.setattr(progress, "errors", Console(file=StringIO(), force_terminal=True, width=160))
+    monkeypatch.setattr(progress, "Progress", make_bars)
+    with progress.stages() as stage:
+        tell = stage("training", 6000)
+        tell("loss 0.3", 1963)
+        (task,) = bars[0].tasks
+        assert task.completed == 1963
+        assert task.speed is None
+        for step in range(1964, 1970):
+            tell("loss 0.3", step)
+        assert task.completed == 1969
+        tell("loss 0.3")
+        assert task.completed == 1970

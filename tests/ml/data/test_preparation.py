@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +16,7 @@ from ml.data.sources import Box, ExamSource, MaskFile, findings
 from ml.errors import DataError
 from tests.ml.conftest import TINY_PREPROCESSING
 from tests.ml.data.disk import fail_to_read, head_volume, mask_of, write_csv, write_dicom, write_nifti
-
-
-class Stages:
-    """Remembers what would be shown."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, list[str]] = {}
-
-    def __call__(self, name: str, total: int | None) -> Callable[[str], None]:
-        """Opens a stage."""
-        return self.seen.setdefault(name, []).append
+from tests.ml.stages import Stages
 
 
 @pytest.fixture

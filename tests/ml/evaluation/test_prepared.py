@@ -15,6 +15,7 @@ from ml.labels import ANY
 from tests.ml.conftest import TINY_PREPROCESSING
 from tests.ml.data.disk import head_volume, mask_of, write_csv, write_dicom, write_nifti
 from tests.ml.evaluation.conftest import network
+from tests.ml.stages import Stages
 
 NAMES = (
     *("ICH", "IPH", "IVH", "SDH", "EDH", "SAH", "BleedLocation-Left", "BleedLocation-Right", "ChronicBleed"),
@@ -24,7 +25,7 @@ NAMES = (
 
 def prepare(kind: str, root: Path, out: Path, *, boxes: Path | None = None) -> None:
     """As `python -m ml prepare` does."""
-    prepare_exams(Preparation(kind, root, out, TINY_PREPROCESSING, boxes=boxes), lambda *_: lambda _: None)
+    prepare_exams(Preparation(kind, root, out, TINY_PREPROCESSING, boxes=boxes), Stages())
 
 
 @pytest.fixture

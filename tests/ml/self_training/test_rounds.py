@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,14 +25,10 @@ from ml.training.recipe import COMPACT_RECIPE, Machine, Sampling
 from ml.training.runs import TrainingRun, train_bundle
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING
 from tests.ml.processes import run_python
+from tests.ml.stages import Stages
 from tests.ml.training.conftest import write_exam
 
 RECIPE = replace(COMPACT_RECIPE, warm_up_steps=1, sampling=Sampling(batch=4, patch=32))
-
-
-def quietly(_: str, __: int | None) -> Callable[[str], None]:
-    """No bars."""
-    return lambda _: None
 
 
 @pytest.fixture
@@ -50,7 +45,7 @@ def test_two_rounds_make_a_student_of_a_student(
 ) -> None:
     """Every step is on disk, the second teacher is the first student, and nothing is done twice."""
     config = SelfTraining(RankerConfig(30), rounds=2)
-    student = self_train(run, labelled, corpus, config, quietly)
+    student = self_train(run, labelled, corpus, config, Stages())
     bundles = {
         path.parent.parent.relative_to(run.out).as_posix(): load_bundle(path.parent).identity.digest
         for path in run.out.rglob("bundle.json")
@@ -61,7 +56,7 @@ def test_two_rounds_make_a_student_of_a_student(
     teachers = [json.loads((run.out / f"round-{n}" / "ranking.json").read_text())["teacher"] for n in (1, 2)]
     assert teachers == [bundles["teacher"], bundles["round-1/student"]]
     before = {path: path.stat().st_mtime_ns for path in run.out.rglob("*.*") if path.name != "teacher.json"}
-    again = self_train(run, labelled, corpus, config, quietly)
+    again = self_train(run, labelled, corpus, config, Stages())
     assert again.identity.digest == student.identity.digest
     changed = [path.name for path, time in before.items() if path.stat().st_mtime_ns != time]
     assert set(changed) <= {"ranking.npz", "ranking.json"}
@@ -85,7 +80,7 @@ def test_a_folder_goes_on_with_its_own_run_only(
     """Stopped or finished: another seed, recipe, start, set of exams or label would be mixed into it, or never used."""
     pools = make_pools(Model.BASELINE, labelled, [], None, SelfTraining())
 
-    def stop(step: int, _: int, __: float) -> None:
+    def stop(step: int, _: float) -> None:
         if step == 2:
             raise KeyboardInterrupt
 
@@ -114,12 +109,12 @@ def test_a_folder_goes_on_with_its_own_run_only(
 def test_another_c_needs_another_run(run: TrainingRun, labelled: list[ExamShard], corpus: list[ExamShard]) -> None:
     """The student of 30 percent must not stand beside a ranking of 60; K is in the student's own run."""
     config = SelfTraining(RankerConfig(30))
-    self_train(run, labelled, corpus, config, quietly)
+    self_train(run, labelled, corpus, config, Stages())
     with pytest.raises(DataError, match="C = 30"):
-        self_train(run, labelled, corpus, SelfTraining(RankerConfig(60)), quietly)
+        self_train(run, labelled, corpus, SelfTraining(RankerConfig(60)), Stages())
     assert json.loads((run.out / "round-1" / "ranking.json").read_text())["positive_percent"] == 30
     with pytest.raises(TrainingError, match="other pools"):
-        self_train(run, labelled, corpus, replace(config, thresholds=PixelThresholds(0.8, 0.2)), quietly)
+        self_train(run, labelled, corpus, replace(config, thresholds=PixelThresholds(0.8, 0.2)), Stages())
 
 
 def test_exams_and_network_must_fit(run: TrainingRun, labelled: list[ExamShard]) -> None:

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from ml.evaluation.records import RecordSet
 from ml.evaluation.study import ModelRole, Study, read_study
 from ml.evaluation.writing import write_report
 from ml.labels import IGNORE, Subtype
+from ml.progress import Tell
 from ml.self_training.models import Model, SelfTraining, make_pools
 from ml.self_training.ranker import RankerConfig
 from ml.self_training.scores import ScoreStore
@@ -37,6 +38,7 @@ from ml.training.recipe import COMPACT_RECIPE, PAPER_AUGMENTATION, Machine, Samp
 from ml.training.sampler import PatchBatches
 from ml.volume import Volume
 from tests.ml.conftest import TINY_NETWORK, TINY_PREPROCESSING, geometry
+from tests.ml.stages import Stages
 
 RECIPE = replace(
     COMPACT_RECIPE,
@@ -102,16 +104,11 @@ def study_run(out: Path) -> StudyRun:
     return StudyRun(out, TINY, machine, SelfTraining(RankerConfig(20)), seed=2, engine="torch")
 
 
-def quietly(_: str, __: int | None) -> Callable[[str], None]:
-    """No bars."""
-    return lambda _: None
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study]:
     """A finished study."""
     out = tmp_path_factory.mktemp("study")
-    return out, run_study(study_run(out), PARTS, quietly)
+    return out, run_study(study_run(out), PARTS, Stages())
 
 
 def records(done: tuple[Path, Study], model: str, set_name: str) -> RecordSet:
@@ -208,11 +205,9 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_bundles(done: tuple[Path, S
     class Stopped(Exception):
         pass
 
-    def stage(name: str, _: int | None) -> Callable[[str], None]:
-        steps = iter(range(10**6))
-
-        def tell(_: str) -> None:
-            if name == "student" and next(steps) == 12:
+    def stage(name: str, _: int | None) -> Tell:
+        def tell(_: str, done: int | None = None, /) -> None:
+            if name == "student" and done == 13:
                 raise Stopped
 
         return tell
@@ -223,7 +218,7 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_bundles(done: tuple[Path, S
         run_study(run, PARTS, stage)
     assert [bool(one.not_run) for one in read_study(run.out).models] == [False, True]
     assert read_study(run.out).models[1].not_run == NOT_YET
-    run_study(run, PARTS, quietly)
+    run_study(run, PARTS, Stages())
     for name in ("baseline", "student"):
         bundles = [load_bundle(folder / "work" / "models" / name / "bundle") for folder in (out, run.out)]
         assert all(torch.equal(tensor, bundles[1].weights[key]) for key, tensor in bundles[0].weights.items())
@@ -240,21 +235,21 @@ def test_the_time_of_a_study_counts_what_was_stopped_and_is_unknown_after_a_kill
     killed: list[bytes] = []
     hours = iter(range(100))
 
-    def stage(name: str, _: int | None) -> Callable[[str], None]:
+    def stage(name: str, parts: int | None) -> Tell:
         if name == "student on test":
             killed.append((run.out / "study.json").read_bytes())
             raise KeyboardInterrupt
-        return lambda _: None
+        return Stages()(name, parts)
 
     shutil.copytree(out, run.out, dirs_exist_ok=True)
     with monkeypatch.context() as clock:
         clock.setattr(time, "monotonic", lambda: 3600.0 * next(hours))
         with pytest.raises(KeyboardInterrupt):
             run_study(run, PARTS, stage)
-    stopped = run_study(run, PARTS, quietly)
+    stopped = run_study(run, PARTS, Stages())
     assert stopped.seconds == pytest.approx(study.seconds + 3600, abs=60)
     (run.out / "study.json").write_bytes(killed[0])
-    assert run_study(run, PARTS, quietly).seconds is None
+    assert run_study(run, PARTS, Stages()).seconds is None
     assert "It took" not in write_report(run.out, tmp_path / "report", lambda _: None).read_text()
 
 
@@ -269,11 +264,11 @@ def test_a_study_with_other_options_is_refused_and_stays_as_it_is(done: tuple[Pa
     }
     for name, other in others.items():
         with pytest.raises(TrainingError, match=f"with other {name} "):
-            run_study(other, PARTS, quietly)
+            run_study(other, PARTS, Stages())
         with pytest.raises(TrainingError, match=f"with other {name} "):
-            train_models(other, ["student"], PARTS, quietly)
+            train_models(other, ["student"], PARTS, Stages())
     with pytest.raises(TrainingError, match="with other exams "):
-        run_study(run, {**PARTS, Part.TEST: DrawnHeads("t", 6)}, quietly)
+        run_study(run, {**PARTS, Part.TEST: DrawnHeads("t", 6)}, Stages())
     assert read_study(out) == study
 
 
@@ -285,18 +280,13 @@ def test_models_that_were_trained_elsewhere_are_judged_without_the_corpus(
     run = replace(study_run(tmp_path), entries=ENTRIES[:2])
     monkeypatch.setattr(engine, "_machine", lambda _: "a machine with a GPU")
     for name in ("baseline", "student"):
-        train_models(run, [name], PARTS, quietly)
+        train_models(run, [name], PARTS, Stages())
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "work" / "exams")
     shutil.rmtree(tmp_path / "work" / "teacher")
-    named: list[str] = []
-
-    def stage(name: str, _: int | None) -> Callable[[str], None]:
-        named.append(name)
-        return lambda _: None
-
-    study = run_study(run, PARTS, stage)
-    assert not {"pseudo-labels", "exams: corpus", "exams: labelled", "baseline", "student"} & set(named)
+    stages = Stages()
+    study = run_study(run, PARTS, stages)
+    assert not {"pseudo-labels", "exams: corpus", "exams: labelled", "baseline", "student"} & set(stages.seen)
     assert (study.shared, study.seconds) == (True, None)
     first, second = study.machine.split("; ")
     assert first == "a machine with a GPU"

@@ -2,7 +2,6 @@
 
 import json
 import resource
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ml.training.compact import TRAINED, CompactRun, Finish, finish, mean_weight
 from ml.training.recipe import Machine
 from ml.training.runs import note_facts
 from ml.training.shards import make_shard
+from tests.ml.stages import Stages
 
 
 def compact_run(folder: Path, **values: Any) -> CompactRun:
@@ -68,7 +68,7 @@ def test_no_head_is_scanned_twice() -> None:
 def test_a_training_that_has_not_ended_cannot_be_finished(tmp_path: Path) -> None:
     """The message says what to do."""
     with pytest.raises(TrainingError, match="train-compact again"):
-        finish(tmp_path, Finish(2, 2, 128, 0), lambda *_: lambda _: None)
+        finish(tmp_path, Finish(2, 2, 128, 0), Stages())
 
 
 def test_trained_weights_are_whole_or_not_there(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_folder_goes_on_with_its_own_run_only(tmp_path: Path) -> None:
     (first.out / "checkpoint.pt").write_bytes(b"of it")
     for change in ({"seed": 9}, {"steps": 70}, {"layers": 1}, {"rounds": 1}):
         with pytest.raises(TrainingError, match="a folder of its own"):
-            train_compact(replace(first, **change), lambda *_: lambda _: None)  # type: ignore[arg-type]
+            train_compact(replace(first, **change), Stages())  # type: ignore[arg-type]
     later = replace(first, stop_at=1, workers=3, version="7", command="again", learning_rate=0.5)
     assert compact.facts_of(later) == compact.facts_of(first)
     assert not first.shards.exists()
@@ -116,14 +116,10 @@ def test_a_training_may_end_before_its_learning_rate_fell(tmp_path: Path) -> Non
     """With the weights of that step, in the round that it lies in; what is kept says how many steps it was."""
     place_shards(tmp_path)
     run = compact_run(tmp_path, exams=2, rounds=2, stop_at=1)
-    stages: list[str] = []
+    stages = Stages()
 
-    def stage(name: str, _: int | None) -> Callable[[str], None]:
-        stages.append(name)
-        return lambda _: None
-
-    train_compact(run, stage)
-    assert stages == ["simulating exams", "training to 1"]
+    train_compact(run, stages)
+    assert list(stages.seen) == ["simulating exams", "training to 1"]
     weights, _, provenance = compact._load_trained(run.out)
     kept = torch.load(run.out / "checkpoint.pt", weights_only=False)
     assert (provenance.steps, kept["step"]) == (1, 1)
@@ -163,18 +159,15 @@ def test_a_bundle_says_that_real_heads_were_trained_on(tmp_path: Path, monkeypat
     head = tmp_path / "head"
     write_series(simulate(draw_spec(21, institution="A", bleed=False), matrix=128), head)
 
-    def stage(*_: object) -> Callable[[str], None]:
-        return lambda _: None
-
     first = compact_run(tmp_path, exams=2, backgrounds=(head,), painted=2)
-    train_compact(first, stage)
+    train_compact(first, Stages())
     with pytest.raises(TrainingError, match="a folder of its own"):
-        train_compact(replace(first, painted=4), stage)
-    finish(first.out, Finish(2, 2, 128, 0, "cpu"), stage)
+        train_compact(replace(first, painted=4), Stages())
+    finish(first.out, Finish(2, 2, 128, 0, "cpu"), Stages())
     assert "Trained on simulated scans, and on scans of real heads" in (first.out / "bundle" / "CARD.md").read_text()
     for base in ("start_from", "average_with"):
         later = replace(compact_run(tmp_path, exams=2, **{base: first.out / "bundle"}), out=tmp_path / base)
-        train_compact(later, stage)
+        train_compact(later, Stages())
         assert compact._load_trained(later.out)[2].data == compact.WITH_BACKGROUNDS
 
 
@@ -183,25 +176,21 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Two rounds, the second with lures, then calibrated and tested: it loads, and tells how it was made."""
     place_shards(tmp_path)
     run = compact_run(tmp_path, exams=2, rounds=2)
-    stages: list[str] = []
+    stages = Stages()
 
-    def stage(name: str, _: int | None) -> Callable[[str], None]:
-        stages.append(name)
-        return lambda _: None
-
-    train_compact(run, stage)
+    train_compact(run, stages)
     assert (run.out / TRAINED).is_file()
     assert (run.out / "lures-1.json").is_file()
     monkeypatch.setattr(compact, "CALIBRATED_AT", ("A",))
     monkeypatch.setattr(compact, "TESTED_AT", ("A",))
     monkeypatch.setattr(compact, "VALIDATION_SEEDS_FROM", 1_000_001)  # a head without blood, and one with it
-    finish(run.out, Finish(2, 2, 128, 0, "cpu", "finish-compact", "9.1"), stage)
+    finish(run.out, Finish(2, 2, 128, 0, "cpu", "finish-compact", "9.1"), stages)
     bundle = load_bundle(run.out / "bundle")
     assert bundle.config.version == "9.1"
     assert bundle.config.provenance.command == "train-compact && finish-compact"
     assert bundle.config.operating_point.exam_score == EXAM_POINT
-    assert stages[:4] == ["simulating exams", "training to 1", "lures at 1", "training to 2"]
-    assert stages[4:] == ["calibrating", "testing on A"]
+    assert list(stages.seen)[:4] == ["simulating exams", "training to 1", "lures at 1", "training to 2"]
+    assert list(stages.seen)[4:] == ["calibrating", "testing on A"]
     card = (run.out / "bundle" / "CARD.md").read_text()
     assert "Each has heads of its own" in card
     assert "Trained on simulated scans only" in card

@@ -96,6 +96,23 @@ def test_a_run_goes_on_at_another_precision(precision: PrecisionName, exams: lis
     assert bool(kept["scaler"]) == (precision == "float16")
 
 
+def test_a_run_that_goes_on_tells_first_where_it_stopped(exams: list[ExamShard], tmp_path: Path) -> None:
+    """Whoever watches sees that nothing was lost, also of a run that has nothing left to do."""
+    run(exams, tmp_path, until=5)
+    for expected in ([4, 5, 6, 7, 8], [8]):
+        told: list[int] = []
+        train(
+            PatchFcn(TINY_NETWORK),
+            batches(exams, RECIPE.sampling),
+            RECIPE,
+            Span(8, 4),
+            folder=tmp_path,
+            machine=MACHINE,
+            progress=lambda step, _, told=told: told.append(step),  # type: ignore[misc]
+        )
+        assert told == expected
+
+
 def test_the_loss_falls(exams: list[ExamShard], tmp_path: Path) -> None:
     """On bright squares in dark discs."""
     torch.manual_seed(0)
