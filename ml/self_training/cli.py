@@ -138,7 +138,7 @@ def rank_corpus(
 
         def read(exam: ExamShard) -> tuple[str, F32Array]:
             tell("")
-            return exam.folder.name, store.slice_probs(exam.folder.name)
+            return exam.folder.name, store.slice_logits(exam.folder.name)
 
         ranking = rank(read(exam) for exam in corpus)
     write_ranking(out, ranking, config.ranker, teacher_digest=digest)

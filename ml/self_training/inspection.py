@@ -49,7 +49,7 @@ def write_sheets(
         for cell, number in enumerate(ranking.order[first:last].tolist()):
             exam, row = ranking.place(number)
             tile = _tile(exams[exam], row, thresholds.apply(store.pixels(exam, row)) == 1)
-            caption = f"{first + cell + 1}. p {ranking.scores[number]:.3f}  {exam[:20]} {row}"
+            caption = f"{first + cell + 1}. p {ranking.prob(number):.3f}  {exam[:20]} {row}"
             _paste(sheet, tile, caption, cell)
         buffer = io.BytesIO()
         sheet.save(buffer, "PNG")

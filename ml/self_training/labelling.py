@@ -43,7 +43,7 @@ def score_corpus(
         name = exam.folder.name
         if exam.grid not in (None, grid):
             raise DataError(f"exam {name} was prepared for another network than the teacher's")
-        if not store.has(name) or len(store.slice_probs(name)) != len(exam.neighbours):  # or it was prepared anew since
+        if not store.has(name) or len(store.slice_logits(name)) != len(exam.neighbours):  # or prepared anew since
             score_exam(run, teacher, exam, store)
         progress(name)
     wait_for_all()
@@ -57,8 +57,7 @@ def score_exam(run: Engine, teacher: Bundle, exam: ExamShard, store: ScoreStore)
         outputs = run(to_channels(stacks, teacher.config.preprocessing))
         probs.append(outputs.prob)
         logits.append(outputs.class_logits)
-    slice_probs = 1 / (1 + np.exp(-np.concatenate(logits).astype(np.float64)))
-    store.write(exam.folder.name, slice_probs.astype(np.float32), np.concatenate(probs))
+    store.write(exam.folder.name, np.concatenate(logits), np.concatenate(probs))
 
 
 def check_names(exams: Sequence[ExamShard]) -> None:

@@ -65,7 +65,7 @@ def make_pools(
         raise ValueError(f"{model} needs the teacher's scores")
     _check_images(corpus, store)
     if model is Model.STUDENT:
-        rules = rank((exam.folder.name, store.slice_probs(exam.folder.name)) for exam in corpus).rules(config.ranker)
+        rules = rank((exam.folder.name, store.slice_logits(exam.folder.name)) for exam in corpus).rules(config.ranker)
     else:
         rules = soft_everywhere(corpus) if model is Model.NO_RANKER else soft_where_positive(corpus)
     return [*pools, Pool(corpus, PseudoLabels(store, rules, config.thresholds))]
@@ -81,7 +81,7 @@ def _check_images(corpus: Sequence[ExamShard], store: ScoreStore) -> None:
             f"(exam {other[0]} is the first): let a teacher of this network score them, into another folder"
         )
     for exam in corpus:
-        if len(store.slice_probs(exam.folder.name)) != len(exam.neighbours):
+        if len(store.slice_logits(exam.folder.name)) != len(exam.neighbours):
             raise DataError(
                 f"exam {exam.exam} has other slices than {store.folder.name} has scores of: run `python -m ml "
                 "pseudo-label` again, it scores what was prepared anew"

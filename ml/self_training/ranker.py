@@ -1,7 +1,8 @@
 """The ranker (paper section 2.2): the slices of a whole corpus in one order, the first C percent of them positive.
 
-16 bytes per slice: 750,000 slices of 25,000 exams are ordered in 12 MB. Equal scores keep the corpus's order, so the
-same scores give the same ranks.
+16 bytes per slice: 750,000 slices of 25,000 exams are ordered in 12 MB. The order is that of the logits, because
+probabilities of clear bleeds all round to 1. Equal ones keep the corpus's order, so the same scores give the same
+ranks.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from ml.errors import DataError
-from ml.files import write_atomically
+from ml.files import DAMAGED_ARRAYS, write_atomically
 
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
@@ -59,7 +61,7 @@ class Ranking:
     exams: tuple[str, ...]
     starts: npt.NDArray[np.int64]
     """(exams + 1,) where each exam's slices begin."""
-    scores: F32Array
+    logits: F32Array
     """(slices,) in the corpus's order."""
     order: npt.NDArray[np.int64]
     """(slices,) slices from high to low."""
@@ -68,6 +70,10 @@ class Ranking:
         """(exam, row) of a slice that is numbered in the corpus's order."""
         which = int(np.searchsorted(self.starts, number, side="right")) - 1
         return self.exams[which], number - int(self.starts[which])
+
+    def prob(self, number: int) -> float:
+        """Probability of hemorrhage of a slice that is numbered in the corpus's order."""
+        return float(expit(np.float64(self.logits[number])))
 
     def count(self, percent: float) -> int:
         """How many slices the first `percent` are."""
@@ -85,7 +91,7 @@ class Ranking:
         )
 
 
-def rank(slice_probs: Iterable[tuple[str, F32Array]]) -> Ranking:
+def rank(slice_logits: Iterable[tuple[str, F32Array]]) -> Ranking:
     """Order a corpus, given exam by exam.
 
     Raises:
@@ -93,16 +99,16 @@ def rank(slice_probs: Iterable[tuple[str, F32Array]]) -> Ranking:
     """
     names: list[str] = []
     parts: list[F32Array] = []
-    for exam, probs in slice_probs:
-        if not np.isfinite(probs).all():
+    for exam, logits in slice_logits:
+        if not np.isfinite(logits).all():
             raise DataError(f"exam {exam} has scores that are not finite: remove its scores and label it again")
         names.append(exam)
-        parts.append(np.asarray(probs, dtype=np.float32))
+        parts.append(np.asarray(logits, dtype=np.float32))
     if not sum(len(part) for part in parts):
         raise DataError("there is no slice to rank")
-    scores = np.concatenate(parts)
+    flat = np.concatenate(parts)
     starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-    return Ranking(tuple(names), starts, scores, np.argsort(-scores, kind="stable"))
+    return Ranking(tuple(names), starts, flat, np.argsort(-flat, kind="stable"))
 
 
 def write_ranking(folder: Path, ranking: Ranking, config: RankerConfig, *, teacher_digest: str) -> None:
@@ -114,7 +120,7 @@ def write_ranking(folder: Path, ranking: Ranking, config: RankerConfig, *, teach
         allow_pickle=False,
         exams=np.array(ranking.exams),
         starts=ranking.starts,
-        scores=ranking.scores,
+        logits=ranking.logits,
         order=ranking.order,
     )
     write_atomically(folder / "ranking.npz", buffer.getvalue())
@@ -124,7 +130,7 @@ def write_ranking(folder: Path, ranking: Ranking, config: RankerConfig, *, teach
         "exams": len(ranking.exams),
         "slices": len(ranking.order),
         "lowest_prob_by_percent": {
-            f"{percent:g}": float(ranking.scores[ranking.order[max(0, ranking.count(percent) - 1)]])
+            f"{percent:g}": ranking.prob(int(ranking.order[max(0, ranking.count(percent) - 1)]))
             for percent in sorted({5, 10, 15, 20, 25, 30, config.positive_percent})
         },
     }
@@ -146,6 +152,8 @@ def read_ranking(folder: Path) -> Ranking:
     """What `write_ranking` wrote. Raises DataError where there is none."""
     try:
         with np.load(folder / "ranking.npz") as kept:
-            return Ranking(tuple(kept["exams"].tolist()), kept["starts"], kept["scores"], kept["order"])
+            return Ranking(tuple(kept["exams"].tolist()), kept["starts"], kept["logits"], kept["order"])
     except FileNotFoundError as error:
         raise DataError(f"{folder.name} has no ranking: run `python -m ml rank` first") from error
+    except DAMAGED_ARRAYS as error:
+        raise DataError(f"the ranking of {folder.name} is damaged: run `python -m ml rank` again") from error

@@ -73,7 +73,7 @@ def label(
     tell = stage("pseudo-labels", len(share(corpus)))
     score_corpus(teacher, corpus, store, device=device, engine=engine, progress=tell)
     if process_rank() == 0:
-        ranking = rank((exam.folder.name, store.slice_probs(exam.folder.name)) for exam in corpus)
+        ranking = rank((exam.folder.name, store.slice_logits(exam.folder.name)) for exam in corpus)
         write_ranking(folder, ranking, config.ranker, teacher_digest=teacher.identity.digest)
     return store
 

@@ -1,10 +1,11 @@
 """What a teacher says of a corpus, kept as soft scores: C and K can change without running the teacher again.
 
     teacher.json              which teacher, on which grid
-    <exam>.npz                of one exam: `slice_probs` float32 (n,), `peaks` uint8 (n,), `0`, `1`, ... uint8 (v, u)
+    <exam>.npz                of one exam: `slice_logits` float32 (n,), `peaks` uint8 (n,), `0`, `1`, ... uint8 (v, u)
 
 Probabilities of pixels are kept in steps of 1/255, compressed slice by slice: nearly all of a head is nearly 0, so
-a slice of 512 x 512 takes kilobytes, and one slice is read without the others.
+a slice of 512 x 512 takes kilobytes, and one slice is read without the others. A slice has its logit: probabilities of
+clear bleeds all round to 1, where they have no order.
 """
 
 from __future__ import annotations
@@ -72,18 +73,18 @@ class ScoreStore:
         """Is this exam finished?"""
         return (self.folder / f"{exam}.npz").is_file()
 
-    def write(self, exam: str, slice_probs: F32Array, prob_nvu: F32Array) -> None:
+    def write(self, exam: str, slice_logits: F32Array, prob_nvu: F32Array) -> None:
         """One exam's scores, whole or not at all."""
         kept = np.rint(prob_nvu * STEPS).astype(np.uint8)
         buffer = io.BytesIO()
         arrays: dict[str, npt.NDArray[np.generic]] = {str(row): one for row, one in enumerate(kept)}
-        arrays |= {"slice_probs": slice_probs.astype(np.float32), "peaks": kept.max(axis=(1, 2))}
+        arrays |= {"slice_logits": slice_logits, "peaks": kept.max(axis=(1, 2))}
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomically(self.folder / f"{exam}.npz", buffer.getvalue())
 
-    def slice_probs(self, exam: str) -> F32Array:
-        """(n,) probability of hemorrhage of every analysed slice."""
-        return np.asarray(self._read(exam, "slice_probs"), dtype=np.float32)
+    def slice_logits(self, exam: str) -> F32Array:
+        """(n,) logit of the probability of hemorrhage of every analysed slice."""
+        return np.asarray(self._read(exam, "slice_logits"), dtype=np.float32)
 
     def peaks(self, exam: str) -> U8Array:
         """(n,) highest kept score of every slice."""

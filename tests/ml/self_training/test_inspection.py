@@ -20,7 +20,7 @@ def test_a_sheet_for_each_threshold_shows_the_images_just_above_it(
     """24 slices: one image above 5 %, seven above 30 %, outlined where a pixel would be positive."""
     store = ScoreStore(tmp_path / "scores")
     score_corpus(teacher, corpus, store, engine="torch", progress=lambda _: None)
-    ranking = rank((exam.folder.name, store.slice_probs(exam.folder.name)) for exam in corpus)
+    ranking = rank((exam.folder.name, store.slice_logits(exam.folder.name)) for exam in corpus)
     exams = {exam.folder.name: exam for exam in corpus}
     paths = write_sheets(tmp_path / "sheets", ranking, store, exams, thresholds=PixelThresholds(0.6, 0.3))
     assert [path.name for path in paths] == [f"C{percent:02}.png" for percent in (5, 10, 15, 20, 25, 30)]

@@ -42,7 +42,7 @@ def test_scores_are_what_the_teacher_says_without_augmentation(
     for row in range(len(exam.neighbours)):
         kept = store.pixels(exam.folder.name, row) / 255
         assert np.abs(kept - logits.pixels[row].sigmoid().numpy()).max() <= 0.5 / 255 + 1e-5
-    assert store.slice_probs(exam.folder.name) == pytest.approx(logits.classes.sigmoid().numpy(), abs=1e-5)
+    assert store.slice_logits(exam.folder.name) == pytest.approx(logits.classes.numpy(), abs=1e-4)
 
 
 def test_labelling_goes_on_where_it_was_stopped(
@@ -70,19 +70,19 @@ def test_an_exam_whose_images_came_later_is_scored_anew(
         with pytest.raises(DataError, match="has other slices than"):
             make_pools(model, corpus, corpus, store, SelfTraining())
     score_corpus(teacher, corpus, store, engine="torch", progress=lambda _: None)
-    assert len(store.slice_probs(corpus[0].folder.name)) == len(corpus[0].neighbours)
+    assert len(store.slice_logits(corpus[0].folder.name)) == len(corpus[0].neighbours)
     make_pools(Model.STUDENT, corpus, corpus, store, SelfTraining())
 
 
 def test_missing_and_damaged_scores_say_what_to_do(store: ScoreStore) -> None:
     """By the exam's name."""
     with pytest.raises(DataError, match="pseudo-label"):
-        store.slice_probs("000009")
+        store.slice_logits("000009")
     path = store.folder / "000001.npz"
     whole = path.read_bytes()
     path.write_bytes(b"PK")
     with pytest.raises(DataError, match=r"remove 000001\.npz"):
-        store.slice_probs("000001")
+        store.slice_logits("000001")
     for place in range(0, whole.index(b"PK\1\2"), 37):  # in what stands before the list of arrays
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
         with suppress(DataError):  # and nothing else
@@ -101,7 +101,7 @@ def test_pixels_between_the_two_k_are_ignored() -> None:
 def test_c_and_k_change_without_the_teacher(store: ScoreStore, corpus: list[ExamShard]) -> None:
     """The same scores under two rules: the first C percent have pixels, all others are zero."""
     names = [exam.folder.name for exam in corpus]
-    ranking = rank((name, store.slice_probs(name)) for name in names)
+    ranking = rank((name, store.slice_logits(name)) for name in names)
     best, row = ranking.place(int(ranking.order[0]))
     worst, last = ranking.place(int(ranking.order[-1]))
     exams = dict(zip(names, corpus, strict=True))

@@ -12,7 +12,7 @@ from ml.self_training.ranker import F32Array, RankerConfig, Rule, rank, read_ran
 
 
 def scores(*exams: list[float]) -> list[tuple[str, F32Array]]:
-    """Exams a, b, ... with these scores."""
+    """Exams a, b, ... with these logits."""
     return [(chr(97 + number), np.array(one, dtype=np.float32)) for number, one in enumerate(exams)]
 
 
@@ -22,6 +22,13 @@ def test_slices_are_ordered_from_high_to_low_and_ties_keep_the_order_of_the_corp
     assert [ranking.place(number) for number in ranking.order.tolist()] == [
         ("a", 1), ("b", 1), ("b", 0), ("a", 0), ("b", 2),
     ]  # fmt: skip
+
+
+def test_clear_bleeds_are_ordered_too_although_their_probability_rounds_to_1() -> None:
+    """A probability in float32 is 1 from a logit of 17; which of 10 % of a corpus is first would be chance."""
+    ranking = rank(scores([17.5, 40.0], [25.0, 18.0]))
+    assert ranking.order.tolist() == [1, 2, 3, 0]
+    assert np.float32(ranking.prob(0)) == np.float32(ranking.prob(1)) == 1
 
 
 def test_the_first_c_percent_are_soft_and_all_others_negative() -> None:
@@ -55,7 +62,7 @@ def test_a_corpus_of_the_size_of_rsna_is_ranked_in_bounded_memory() -> None:
     assert peak < 100e6
     assert len(ranking.order) == 750_000
     assert sum(int((one == Rule.SOFT).sum()) for one in rules.values()) == 75_000
-    ordered = ranking.scores[ranking.order]
+    ordered = ranking.logits[ranking.order]
     assert (np.diff(ordered) <= 0).all()
     ties = np.diff(ordered) == 0
     assert ties.any()
@@ -64,14 +71,17 @@ def test_a_corpus_of_the_size_of_rsna_is_ranked_in_bounded_memory() -> None:
 
 def test_a_ranking_is_kept_and_explained(tmp_path: Path) -> None:
     """ranking.npz for programs, ranking.json for people."""
-    ranking = rank(scores([0.2, 0.9], [0.5, 0.9, 0.1]))
+    ranking = rank(scores([-1.4, 2.2], [0.0, 2.2, -2.2]))
     write_ranking(tmp_path, ranking, RankerConfig(positive_percent=40), teacher_digest="d" * 64)
     kept = read_ranking(tmp_path)
     assert kept.exams == ranking.exams
     assert np.array_equal(kept.order, ranking.order)
-    assert '"40": 0.899' in (tmp_path / "ranking.json").read_text()
+    assert '"40": 0.9002' in (tmp_path / "ranking.json").read_text()
     with pytest.raises(DataError, match="python -m ml rank"):
         read_ranking(tmp_path / "none")
+    (tmp_path / "ranking.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match="is damaged"):
+        read_ranking(tmp_path)
 
 
 def test_scores_that_cannot_be_ranked_are_refused() -> None:

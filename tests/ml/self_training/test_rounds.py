@@ -202,10 +202,10 @@ def test_two_processes_self_train_as_one(tmp_path: Path) -> None:
         printed = run_python([*options, out], cwd=tmp_path, processes=processes)
         assert printed.count("bundle semi-supervised") == 1
         folder = tmp_path / out / "round-1"
-        probs = [ScoreStore(folder / "scores").slice_probs(f"{seed:06}") for seed in range(3)]
-        found[out] = probs, load_bundle(folder / "student" / "trained").weights
-    (one_probs, one_weights), (two_probs, two_weights) = found["alone"], found["both"]
-    for one, two in zip(one_probs, two_probs, strict=True):
+        logits = [ScoreStore(folder / "scores").slice_logits(f"{seed:06}") for seed in range(3)]
+        found[out] = logits, load_bundle(folder / "student" / "trained").weights
+    (one_logits, one_weights), (two_logits, two_weights) = found["alone"], found["both"]
+    for one, two in zip(one_logits, two_logits, strict=True):
         assert one == pytest.approx(two, abs=1e-3)
     for name, tensor in one_weights.items():
         assert torch.allclose(tensor.float(), two_weights[name].float(), atol=2e-3), name
