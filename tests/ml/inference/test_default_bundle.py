@@ -1,5 +1,6 @@
 """The shipped bundle finds the bleed in simulated exams it never saw, and none in bleed-free ones."""
 
+from collections.abc import Callable
 from itertools import count
 
 import numpy as np
@@ -11,12 +12,14 @@ from ml.inference.predictor import Predictor
 from ml.phantom import SimulatedExam, draw_spec, simulate
 from ml.training.paint import SHAPES, paint_bleeds
 from ml.volume import MaskArray, Volume
-from tests.real_heads import ge_head, head_and_neck, injured_head
+from tests.real_heads import ge_head, head_and_neck, injured_head, visible_human
 
 FIRST_SEED = 3_000_000
 """Far from the seeds of training, validation and test (ml.training.compact)."""
 EXAMS = 3
 """Of each institution, with blood and without."""
+LEAST_BLOOD_HU = 30.0
+"""What is darker in the mean is no blood: the sulci of a cadaver hold gas, and are painted over it."""
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +28,18 @@ def predictor() -> Predictor:
     return Predictor(load_bundle("default"), device="cpu", threads=1)
 
 
-@pytest.fixture(scope="module", params=["GE", "injured", "injured, thin slices"])
+REAL_HEADS: dict[str, Callable[[], Volume]] = {
+    "GE": ge_head,
+    "injured": lambda: injured_head(3),
+    "injured, thin slices": lambda: injured_head(1),
+    "cadaver": visible_human,
+}
+
+
+@pytest.fixture(scope="module", params=REAL_HEADS)
 def real_head(request: pytest.FixtureRequest) -> Volume:
     """A real head without hemorrhage."""
-    return ge_head() if request.param == "GE" else injured_head(1 if "thin" in request.param else 3)
+    return REAL_HEADS[request.param]()
 
 
 def held_out(institution: str, *, bleed: bool) -> list[SimulatedExam]:
@@ -60,7 +71,7 @@ def test_nothing_is_reported_in_bleed_free_exams(predictor: Predictor, instituti
 
 
 def test_a_real_head_without_hemorrhage_stays_negative(predictor: Predictor, real_head: Volume) -> None:
-    """Skull base, orbits, jaw, a broken forehead, an old infarct and a tilted gantry are no blood."""
+    """Skull base, orbits, jaw, a broken forehead, an old infarct, a tilted gantry and gas in vessels are no blood."""
     prediction = predictor.predict(real_head)
     assert not prediction.exam_positive
     assert real_head.volume_ml(prediction.prob >= predictor.bundle.config.operating_point.pixel_prob) < 1.0
@@ -101,6 +112,8 @@ def test_blood_painted_into_a_real_head_is_found(predictor: Predictor, real_head
     clean = predictor.predict(real_head).exam_score
     found: dict[str, float] = {}
     for bleed in paint_bleeds(real_head, len(SHAPES)):
+        if bleed.volume.hu[bleed.truth].mean() < LEAST_BLOOD_HU:
+            continue
         answer = predictor.predict(bleed.volume)
         assert answer.exam_score > clean, bleed.kind
         found[bleed.kind] = dsc(answer.prob >= pixel_prob, bleed.truth)

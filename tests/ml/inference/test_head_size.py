@@ -19,7 +19,7 @@ from ml.inference.preprocessing import prepare
 from ml.phantom import PEDIATRIC, SimulatedExam, draw_spec, simulate
 from ml.phantom.spec import Zone
 from ml.volume import Volume
-from tests.real_heads import ge_head, head_and_neck, injured_head
+from tests.real_heads import ge_head, head_and_neck, injured_head, visible_human
 
 NEWBORN, ADULT = 4_951_042, 5
 """Seeds."""
@@ -44,9 +44,11 @@ def shrunk(volume: Volume, size: float) -> Volume:
     return Volume(volume.hu, smaller)
 
 
-@pytest.mark.parametrize("head", [ge_head, injured_head, lambda: injured_head(3), head_and_neck], ids=list("gish"))
+@pytest.mark.parametrize(
+    "head", [ge_head, injured_head, lambda: injured_head(3), head_and_neck, visible_human], ids=list("gishv")
+)
 def test_real_adults_are_adults(head: object) -> None:
-    """Three of them, one cut off above the ventricles."""
+    """Four of them, one cut off above the ventricles."""
     volume: Volume = head()  # type: ignore[operator] # a parameter
     assert head_size(volume) == 1.0
     assert as_adult(volume) is volume

@@ -13,7 +13,7 @@ from ml.phantom import draw_spec, simulate
 from ml.prediction import Side
 from ml.training.paint import paint_bleeds
 from ml.volume import FloatArray, Geometry, Volume
-from tests.real_heads import ge_head, injured_head
+from tests.real_heads import ge_head, injured_head, visible_human
 
 SHAPE = (24, 96, 96)
 PIXEL_MM, STEP_MM = 2.4, 6.0
@@ -145,7 +145,11 @@ def test_a_cloud_that_is_its_own_mirror_image_has_its_midline_where_it_was_mirro
     assert likeness > 0.97
 
 
-@pytest.mark.parametrize("real_head", [ge_head, injured_head], ids=["turned by 11 degrees, tilted", "one orbit broken"])
+@pytest.mark.parametrize(
+    "real_head",
+    [ge_head, injured_head, visible_human],
+    ids=["turned by 11 degrees, tilted", "one orbit broken", "cadaver"],
+)
 def test_a_bleed_in_a_real_head_is_on_its_side(real_head: Callable[[], Volume]) -> None:
     """Blood of all kinds painted left and right; that in the ventricles is on both sides."""
     volume = real_head()

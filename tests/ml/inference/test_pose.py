@@ -20,9 +20,14 @@ from ml.prediction import Side
 from ml.training.paint import paint_bleeds
 from ml.volume import HuArray, Volume
 from tests.ml.conftest import TINY_PREPROCESSING, MakeVolume
-from tests.real_heads import ge_head, head_and_neck, injured_head
+from tests.real_heads import ge_head, head_and_neck, injured_head, visible_human
 
-REAL_HEADS = {"tilted, one ear lower": ge_head, "one orbit broken": injured_head, "face and neck": head_and_neck}
+REAL_HEADS = {
+    "tilted, one ear lower": ge_head,
+    "one orbit broken": injured_head,
+    "face and neck": head_and_neck,
+    "cadaver": visible_human,
+}
 real_heads = pytest.mark.parametrize("real_head", REAL_HEADS.values(), ids=REAL_HEADS)
 
 

@@ -20,7 +20,7 @@ from ml.training.backgrounds import exams_of, make_backgrounds, name_heads
 from ml.training.paint import SHAPES, paint_bleeds
 from ml.volume import Volume
 from tests.dicom_factory import ct_series, write
-from tests.real_heads import ge_head, injured_head
+from tests.real_heads import ge_head, injured_head, visible_human
 
 NAME = "Nobody^Particular"
 
@@ -116,7 +116,7 @@ def test_there_is_nothing_to_paint_into_without_a_brain(head: Path) -> None:
         next(paint_bleeds(Volume(np.full_like(volume.hu, -1000), volume.geometry), 1))
 
 
-@pytest.mark.parametrize("read", [ge_head, injured_head], ids=["GE", "injured"])
+@pytest.mark.parametrize("read", [ge_head, injured_head, visible_human], ids=["GE", "injured", "cadaver"])
 def test_every_kind_of_bleed_fits_into_a_real_head(read: Callable[[], Volume]) -> None:
     """It only adds, and nothing to bone; blood is where it can be seen."""
     volume = read()
