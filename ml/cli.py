@@ -31,7 +31,7 @@ from ml.inference.answer_files import remove_answer, write_answer
 from ml.inference.predictor import Predictor, Progress
 from ml.options import Device, Engine, Matrix, Simulators, Threads
 from ml.phantom import INSTITUTIONS
-from ml.progress import errors, stages
+from ml.progress import errors, stages, warn
 from ml.provenance import present_command, present_commit
 from ml.self_training.cli import COMPACT_STEPS, LoaderWorkers, Seed, make_machine
 from ml.self_training.cli import register as register_self_training
@@ -211,13 +211,12 @@ def prepare(  # noqa: PLR0917 (Typer: an option is a parameter)
         outcome = prepare_exams(preparation, stage)
     print(f"{outcome.written} exams prepared, {outcome.kept} were there -> {out}; what was not taken: {out / LEFT_OUT}")
     if outcome.left_over:
-        _complain(
+        warn(
             f"{outcome.left_over} exams of {out} are not in {folder}: they are trained on, and not evaluated; remove "
-            "their folders where that is not meant",
-            "yellow",
+            "their folders where that is not meant"
         )
     if outcome.unreadable:
-        _complain(f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}", "yellow")
+        warn(f"{len(outcome.unreadable)} files or exams are damaged: {out / UNREADABLE}")
         sys.exit(REFUSED)
 
 
@@ -365,9 +364,9 @@ register_self_training(app)
 register_study(app)
 
 
-def _complain(text: str, colour: str) -> None:
+def _complain(text: str) -> None:
     """One line on standard error; what stands in brackets in a path is no markup."""
-    errors.print(text, style=colour, markup=False, highlight=False, soft_wrap=True)
+    errors.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -376,13 +375,13 @@ def main() -> None:
     try:
         app()
     except UnreadableStudy as error:
-        _complain(f"{error.code}: {error}", "red")
+        _complain(f"{error.code}: {error}")
         sys.exit(REFUSED)
     except MlError as error:
-        _complain(f"{error.code}: {error}", "red")
+        _complain(f"{error.code}: {error}")
         sys.exit(1)
     except OSError as error:
         if not error.filename:
             raise
-        _complain(f"{error.strerror}: {error.filename}", "red")
+        _complain(f"{error.strerror}: {error.filename}")
         sys.exit(1)

@@ -40,6 +40,12 @@ def say(text: str) -> None:
         sys.stdout.write(f"{text}\n")
 
 
+def warn(text: str) -> None:
+    """A line on standard error, once however many processes there are, of what does not stop the work."""
+    if is_first():
+        errors.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def stages() -> Iterator[Stage]:
     """Opens stages, one after the other, as bars on the terminal; a line now and then where there is none."""

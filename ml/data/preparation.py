@@ -26,14 +26,15 @@ from ml.data.manifest import (
     write_manifest,
     write_rows,
 )
+from ml.data.nifti import is_nifti
 from ml.data.parallel import map_in_processes
 from ml.data.readers import READERS, Options
 from ml.data.scanning import FAULTS
-from ml.data.shards import FACTS, exam_names, has_exam, is_written, open_exam, write_exam
+from ml.data.shards import FACTS, HU_BYTES, exam_names, has_exam, is_written, open_exam, write_exam
 from ml.data.sources import ExamSource
 from ml.errors import DataError, UnreadableStudy
 from ml.files import remove_stale
-from ml.progress import Stage
+from ml.progress import Stage, warn
 
 UNREADABLE = "unreadable.csv"
 
@@ -84,6 +85,7 @@ def prepare_exams(preparation: Preparation, stage: Stage) -> Outcome:
     out = preparation.out
     total = _catalogue(preparation, stage)
     remove_stale(out)
+    _warn_of_room(preparation)
     unreadable = [row for row in read_left_out(out) if row.code in FAULTS]
     counts = {"written": 0, "kept": 0, "failed": 0}
     tell = stage("decoding", total)
@@ -147,6 +149,22 @@ def _catalogue(preparation: Preparation, stage: Stage) -> int:
         write_manifest(out, catalogue)
         head = {"exams": len(catalogue.exams)}
     return int(head["exams"])
+
+
+def _warn_of_room(preparation: Preparation) -> None:
+    """Tell, before hours of work, where the disk may be too small if every DICOM image is kept; thin ones are not."""
+    out = preparation.out
+    images = sum(
+        len(source.images)
+        for source in read_manifest(out)
+        if not (out / source.exam / FACTS).is_file() and not is_nifti(source.images[0])
+    )
+    most, free = images * preparation.preprocessing.size**2 * HU_BYTES, shutil.disk_usage(out).free
+    if most > free:
+        warn(
+            f"{out} may take up to {most / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free there; where the disk "
+            "gets full, what is finished stays"
+        )
 
 
 def _take_away(out: Path, root: Path, exams: list[ExamSource]) -> None:

@@ -5,6 +5,7 @@
     000123/subtype.npy    uint8 (z, v, u) the `Subtype` of blood, 0 elsewhere and where it is not known; as blood.npy
     000123/exam.json      everything else; written last: without it there is no exam
 
+Labels are nearly all 0, which takes no room on the disk: the files have holes there.
 An exam is never changed once it is written; where its files or labels are others it is made anew (`--rescan`).
 Exams written before exam.json had a "format" have pixel labels, a seed as their name, and nothing else.
 """
@@ -34,6 +35,10 @@ FACTS = "exam.json"
 """Of a folder with an exam: all but its arrays."""
 SIMULATED = "simulated"
 """The data set's name of simulated exams; each is a patient of its own."""
+HU_BYTES = 2
+"""Of a pixel in hu.npy."""
+BLOCK = 16_384
+"""Bytes of a file that are left out together; a multiple of the blocks of usual file systems."""
 HALF_COVERED = 0.5
 MAPPED_FILES = 256
 """Arrays that one process keeps open: each holds a file descriptor, of which systems give 1024."""
@@ -196,8 +201,24 @@ def write_exam(folder: Path, exam: LabelledExam, config: Preprocessing) -> None:
         facts["bleeding"] = np.flatnonzero((arrays["blood"][neighbours[:, 1]] == 1).any(axis=(1, 2))).tolist()
     with whole_folder(folder, has_exam) as new:
         for name, array in arrays.items():
-            np.save(new / f"{name}.npy", array)
+            save_array(new / f"{name}.npy", array)
         (new / FACTS).write_text(json.dumps(facts))
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """As `numpy.save` does, but what is 0 over a whole block of the file is left out of it."""
+    array = np.ascontiguousarray(array)
+    content = array.reshape(-1).view(np.uint8)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        begin = file.tell()
+        end = begin + len(content)
+        for at in range(0, end, BLOCK):
+            block = content[max(at - begin, 0) : at - begin + BLOCK]
+            if block.any():
+                file.seek(max(at, begin))
+                file.write(block.tobytes())
+        file.truncate(end)
 
 
 def hash_images(hu_zyx: HuArray) -> list[str]:

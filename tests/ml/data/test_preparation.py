@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +57,22 @@ def test_exams_are_decoded_once(lab: Path, tmp_path: Path, workers: int) -> None
     outcome, stages = prepare(lab, out, workers=workers)
     assert outcome == Outcome(written=0, kept=4, unreadable=())
     assert "reading headers" not in stages.seen
+
+
+def test_a_disk_that_may_be_too_small_is_told_of_before_the_work(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of what is still to be done; a NIfTI file does not tell how many images it has."""
+    images, out = len(list(lab.rglob("*.dcm"))), tmp_path / "out"
+    needed = images * TINY_PREPROCESSING.size**2 * 2
+    for free, told in ((needed, False), (needed - 1, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        shutil.rmtree(out, ignore_errors=True)
+        prepare(lab, out)
+        assert ("may take up to" in capsys.readouterr().err) is told
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    prepare(lab, out)
+    assert not capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(lab: Path, tmp_path: Path) -> None:
@@ -217,7 +234,7 @@ def test_a_full_disk_stops_with_what_to_do(lab: Path, tmp_path: Path, monkeypatc
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ml.data.shards.np.save", full)
+    monkeypatch.setattr("ml.data.shards.save_array", full)
     with pytest.raises(DataError, match="make room and run the same command again"):
         prepare(lab, tmp_path / "out")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ml.data.exams import LabelledExam, patient_key
-from ml.data.shards import hash_images, is_written, open_exam, open_folder, write_exam
+from ml.data.shards import hash_images, is_written, open_exam, open_folder, save_array, write_exam
 from ml.errors import DataError
 from ml.labels import BLEED, FINDINGS, IGNORE, LabelLevel, Subtype, unknown
 from tests.ml.conftest import TINY_PREPROCESSING, MakeVolume
@@ -174,3 +174,22 @@ def test_a_patient_is_known_again_and_not_recognised() -> None:
     assert patient_key("rsna", "ID_1234") != patient_key("cq500", "ID_1234")
     assert "1234" not in patient_key("rsna", "1234")
     assert FINDINGS[0] == "any"
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((40, 512, 512), np.uint8), ((7, 100, 90), np.int16), ((1, 3, 5), np.uint8), ((0, 8, 8), np.uint8)],
+)
+def test_an_array_is_written_as_numpy_does_and_zeros_take_no_room(
+    shape: tuple[int, ...], dtype: type, tmp_path: Path
+) -> None:
+    """The labels of RSNA's size would be half a terabyte of zeros. Also of an array that is stored by columns."""
+    array: np.ndarray = np.zeros(shape, dtype)
+    array[-1:, :2, 3:] = 7
+    for number, one in enumerate((array, np.asfortranarray(array))):
+        path, plain = tmp_path / f"{number}.npy", tmp_path / "plain.npy"
+        save_array(path, one)
+        np.save(plain, array)
+        assert path.read_bytes() == plain.read_bytes()
+        if array.nbytes > 1e6:
+            assert path.stat().st_blocks * 512 < array.nbytes / 20
