@@ -44,9 +44,9 @@ from ml.training.shards import (
 from ml.training.targets import LABELS, Pool
 
 VALIDATION_SEEDS_FROM = 1_000_000
-TEST_SEEDS_FROM = 17_000_000
-"""Of the bundle that is shipped; those of the next begin at 18,000,000. Seeds from 2,000,000 to 4,999,999 and 8,000,000
-to 16,999,999 have decided between bundles and tell nothing of the next one; 5,000,000 to
+TEST_SEEDS_FROM = 18_000_000
+"""Of the bundle that is shipped; those of the next begin at 19,000,000. Seeds from 2,000,000 to 4,999,999 and 8,000,000
+to 17,999,999 have decided between bundles and tell nothing of the next one; 5,000,000 to
 7,999,999 belong to `ml.study`. Training seeds count from 0: the ranges never meet."""
 CALIBRATED_AT = ("any", "A", "B")
 """Institutions, each of which scans heads of its own, so that no head counts twice."""
@@ -352,7 +352,6 @@ neighbouring slices in {windows}, {config.preprocessing.pixel_mm} mm pixels. It 
 on non-contrast axial head CT. It does not tell subtypes apart, and says nothing of other findings.
 
 - Trained on: {trained_on}{simulated}.
-- Made by: `{config.provenance.command}` (seed {config.provenance.seed}, commit {config.provenance.commit})
 - A pixel counts as hemorrhage from {point.pixel_prob:g}, an exam as positive from {point.exam_score:.3f}; lesions
   under {point.least_lesion_ml:g} mL are not reported.
 
@@ -370,7 +369,18 @@ DSC of 0.
 
 {LIMITS if ours else OTHER_LIMITS}
 {UNCALIBRATED_LIMIT if config.calibration == UNCALIBRATED else CALIBRATED_LIMIT}
+
+## Made by
+
+{_made_by(config.provenance)}
 """
+
+
+def _made_by(provenance: Provenance) -> str:
+    """The commands one after the other; seed and commit are those of the last training."""
+    commands = provenance.command.split(" && ")
+    steps = "\n".join(f"{number}. `{command}`" for number, command in enumerate(commands, start=1))
+    return f"{steps}\n\nSeed {provenance.seed}, commit {provenance.commit}."
 
 
 def _figure(value: object) -> str:

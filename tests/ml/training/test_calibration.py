@@ -84,7 +84,9 @@ def test_figures_count_exams_and_their_findings(tiny_bundle: Bundle, make_volume
     assert figures["exams_with_over_1_ml"] == 2
     assert figures["exam_sensitivity"] == 1
     assert figures["false_positive_exams"] == 2
-    assert figures["exam_auc"] == pytest.approx(0.5, abs=0.5)
+    assert figures["exam_auc"] == 0.5
+    assert figures["highest_score_without_blood"] == pytest.approx(1 / (1 + np.exp(-5)))
+    assert figures["sensitivity_at_specificity_0.95"] == 0
 
 
 def test_exams_come_in_order_whoever_makes_them() -> None:

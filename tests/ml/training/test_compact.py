@@ -193,4 +193,5 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list(stages.seen)[4:] == ["calibrating", "testing on A"]
     card = (run.out / "bundle" / "CARD.md").read_text()
     assert "Each has heads of its own" in card
+    assert "\n1. `train-compact`\n2. `finish-compact`\n" in card
     assert "Trained on simulated scans only" in card
