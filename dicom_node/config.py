@@ -69,6 +69,7 @@ class Config(Section):
         parts = {
             "results": self.results.model_dump(mode="json", exclude={"profile", "first_series_number"}),
             "eligibility": self.eligibility.model_dump(mode="json"),
+            "worker": self.worker.model_dump(mode="json", include={"exam_threshold"}),
             "node": self.node.model_dump(mode="json", include={"ae_title", "institution_name", "timezone_offset"}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

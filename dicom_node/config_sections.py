@@ -159,6 +159,7 @@ class WorkerConfig(Section):
     """How a job is run."""
 
     bundle: str = "default"
+    exam_threshold: float = Field(default=0.0, ge=0, lt=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "torch", "openvino"] = "auto"
     threads: int = Field(default=0, ge=0)

@@ -143,7 +143,9 @@ def _bundle(config: Config) -> Iterator[Finding]:
         "    print(error)"
     )
     wrong = _said_by(script, bundle["folder"], otherwise="it cannot be loaded")
-    hint = f": {wrong}; no worker starts with it" if wrong else ""
+    own, chosen = bundle["exam_threshold"], config.worker.exam_threshold
+    called = f"{chosen:g} by worker.exam_threshold, by itself {own}" if chosen else own
+    hint = f": {wrong}; no worker starts with it" if wrong else f", calls an exam from {called}"
     yield Finding("bundle", ok=not wrong, found=f"{bundle['name']} {bundle['version']}{hint}")
 
 

@@ -63,6 +63,7 @@ def _read(folder: Path) -> dict[str, Any]:
         "version": named.get("version", ""),
         "digest": str(described.get("digest", ""))[:12],
         "folder": str(folder),
+        "exam_threshold": _object(named.get("operating_point")).get("exam_score"),
         "dsc": measured.get("mean_dsc_over_1_ml"),
         "exam_auc": measured.get("exam_auc"),
     }

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ class Bundle:
         except RuntimeError as error:
             raise BundleError(f"the weights of bundle {self.config.name} do not fit its network") from error
         return network.eval()
+
+    def calling_from(self, exam_score: float) -> Bundle:
+        """The same bundle at another operating point: exams are positive from that score."""
+        point = replace(self.config.operating_point, exam_score=exam_score)
+        return replace(self, config=replace(self.config, operating_point=point))
 
 
 _CONFIG = TypeAdapter(BundleConfig)

@@ -32,8 +32,11 @@ class Runtime:
     def predictor(self) -> Predictor:
         """The network, loaded on first use. Raises BundleError and DeviceError."""
         settings = self.config.worker
+        bundle = load_bundle(settings.bundle)
+        if settings.exam_threshold:
+            bundle = bundle.calling_from(settings.exam_threshold)
         return Predictor(
-            load_bundle(settings.bundle),
+            bundle,
             device=settings.device,
             engine=settings.engine,
             threads=settings.threads or None,

@@ -287,9 +287,10 @@ def test_the_digest_follows_what_can_change_a_result_and_nothing_else() -> None:
         "[results]\nsend_seg_when_negative = false",
         "[node]\ninstitution_name = 'X'",
         "[eligibility]\nmin_coverage_mm = 1.0",
+        "[worker]\nexam_threshold = 0.8",
     )
     assert {parse(text).digest for text in same} == {parse("").digest}
-    assert len({parse(text).digest for text in other} | {parse("").digest}) == 4
+    assert len({parse(text).digest for text in other} | {parse("").digest}) == 5
 
 
 def test_the_eligibility_rules_can_be_written_down_without_a_warning() -> None:

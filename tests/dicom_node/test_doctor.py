@@ -88,7 +88,10 @@ def test_a_damaged_bundle_is_a_finding(tmp_path: Path) -> None:
     shutil.copytree(registry.find("default")["folder"], folder)
     config = make_config(tmp_path, text=f'[worker]\nbundle = "{folder}"\n')
     (whole,) = doctor._bundle(config)
-    assert whole.ok
+    assert (whole.ok, whole.found.endswith(", calls an exam from 0.7")) == (True, True)
+    other = config.model_copy(update={"worker": config.worker.model_copy(update={"exam_threshold": 0.55})})
+    (chosen,) = doctor._bundle(other)
+    assert chosen.found.endswith(", calls an exam from 0.55 by worker.exam_threshold, by itself 0.7")
     with (folder / "weights.safetensors").open("ab") as file:
         file.write(b"x")
     (damaged,) = doctor._bundle(config)

@@ -63,9 +63,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
 def make_house(tmp_path: Path, bundles: dict[float, Path]) -> Callable[..., tuple[House, Runtime]]:
     """A node without its processes, one destination, and a worker's runtime on it."""
 
-    def make(bias: float = ALWAYS, *, results: str = "", more: str = "") -> tuple[House, Runtime]:
+    def make(bias: float = ALWAYS, *, worker: str = "", results: str = "", more: str = "") -> tuple[House, Runtime]:
         text = (
-            f'[worker]\nbundle = "{bundles[bias]}"\ndevice = "cpu"\nengine = "torch"\nthreads = 1\n'
+            f'[worker]\nbundle = "{bundles[bias]}"\ndevice = "cpu"\nengine = "torch"\nthreads = 1\n{worker}\n'
             f"[results]\n{results}\n"
             '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 4242\n'
             f"{more}"
@@ -105,6 +105,16 @@ def test_a_positive_exam_gives_seg_sr_overlay_and_outbox(make_house: Callable[..
     assert (house.config.archive_dir / job.summary["overlay"]).read_bytes().startswith(b"\x89PNG")
     assert set(job.summary["slice_scores"]) == set(job.sop_instance_uids)
     assert set(job.summary["seconds"]) == {"volume", "predict", "lesions", "encode", "check", "save"}
+
+
+def test_a_hospital_may_choose_from_where_an_exam_is_called(make_house: Callable[..., tuple[House, Runtime]]) -> None:
+    """By the bundle's own threshold this one would be negative; the results name the one that counted."""
+    house, runtime = make_house(NEVER, worker="exam_threshold = 1e-12")
+    job = run(house, runtime, ct_series(slices=24))
+    assert job.summary["finding"] == "positive"
+    assert job.summary["exam_probability"] == 0
+    assert runtime.predictor.bundle.config.operating_point == OperatingPoint(0.5, 1e-12, 30.0)
+    assert "exam >= 1e-12" in summary_text(result_files(house)["SR"])
 
 
 MORE_FORMS = """
