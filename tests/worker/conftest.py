@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +21,16 @@ from dicom_node.result_forms import Form, FormName
 from ml.prediction import BundleIdentity, Lesion, Prediction, Region, Side
 from ml.volume import Geometry, MaskArray, Volume
 from tests.dicom_factory import ct_series
+from tests.dicom_node.house import House
 from tests.real_heads import ge_files
+from tests.worker.reader import ALWAYS, NEVER, write_tiny_bundle
 from worker.results.checks import check_form
 from worker.results.context import OperatingPoints, ResultContext, SeriesPlan
 from worker.results.exam import AnalysedExam
 from worker.results.files import encode
 from worker.results.forms import write_form, write_rejection
 from worker.results.source import order_source
+from worker.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,3 +191,26 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float, str]]:
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
     return texts
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
+    """One that calls every exam, and one that calls none."""
+    return {bias: write_tiny_bundle(tmp_path_factory.mktemp("bundle"), bias) for bias in (ALWAYS, NEVER)}
+
+
+@pytest.fixture
+def make_house(tmp_path: Path, bundles: dict[float, Path]) -> Callable[..., tuple[House, Runtime]]:
+    """A node without its processes, one destination, and a worker's runtime on it."""
+
+    def make(bias: float = ALWAYS, *, worker: str = "", results: str = "", more: str = "") -> tuple[House, Runtime]:
+        text = (
+            f'[worker]\nbundle = "{bundles[bias]}"\ndevice = "cpu"\nengine = "torch"\nthreads = 1\n{worker}\n'
+            f"[results]\n{results}\n"
+            '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 4242\n'
+            f"{more}"
+        )
+        house = House(tmp_path, config=text)
+        return house, Runtime(house.config, house.database, "worker-1")
+
+    return make

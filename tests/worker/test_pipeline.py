@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pydicom
 import pytest
-import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
-from sqlalchemy import select, update
-from sqlalchemy.exc import DataError
 
-from dicom_node import deliverer, jobs
+from dicom_node import deliverer
 from dicom_node.states import DeliveryState, JobState, ResultKind
-from dicom_node.tables import Delivery, Job, Result
-from ml.bundle import BundleConfig, write_bundle
-from ml.config import Calibration, Logistic, OperatingPoint, Preprocessing, Provenance, Window
-from ml.networks.drn import DrnConfig, Level
-from ml.networks.patchfcn import PatchFcn, PatchFcnConfig
+from dicom_node.tables import Delivery, Result
+from ml.config import OperatingPoint
 from tests.dicom_factory import ct_series
 from tests.dicom_node.house import House
 from tests.peers import Orthanc
-from worker import pipeline
+from tests.worker.reader import NEVER, result_files, run
 from worker.results.report_tree import referenced_instances, summary_text
 from worker.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-TINY = PatchFcnConfig(DrnConfig(6, 4, 3, 2, (Level("conv", 6, 1),)), class_pooling="smooth-max")
-ALWAYS, NEVER = 20.0, -20.0
-"""Bias of the exam score: a bundle that calls every exam positive, or none."""
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
-    """Two bundles with the same weights: one always positive, one never."""
-    torch.manual_seed(0)
-    network = PatchFcn(TINY)
-    torch.nn.init.normal_(network.get_parameter("pixel_score.weight"), 0, 2.0)
-    torch.nn.init.zeros_(network.get_parameter("pixel_score.bias"))
-    made = {}
-    for bias in (ALWAYS, NEVER):
-        config = BundleConfig(
-            name="tiny",
-            version="0",
-            network=TINY,
-            preprocessing=Preprocessing(4.0, 64, (Window(-10, 110), Window(-300, 900)), 5.0, 5.0),
-            operating_point=OperatingPoint(pixel_prob=0.5, exam_score=0.5, least_lesion_ml=30.0),
-            calibration=Calibration(Logistic((1.0, 0.5, 0.5), -1.0), Logistic((0.0, 0.0, 0.0), bias)),
-            provenance=Provenance("none: random weights", "tests", 0, "none", 0),
-        )
-        made[bias] = tmp_path_factory.mktemp("bundle")
-        write_bundle(made[bias], config, weights=network.state_dict(), metrics={}, card="tiny")
-    return made
-
-
-@pytest.fixture
-def make_house(tmp_path: Path, bundles: dict[float, Path]) -> Callable[..., tuple[House, Runtime]]:
-    """A node without its processes, one destination, and a worker's runtime on it."""
-
-    def make(bias: float = ALWAYS, *, worker: str = "", results: str = "", more: str = "") -> tuple[House, Runtime]:
-        text = (
-            f'[worker]\nbundle = "{bundles[bias]}"\ndevice = "cpu"\nengine = "torch"\nthreads = 1\n{worker}\n'
-            f"[results]\n{results}\n"
-            '[[delivery.destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 4242\n'
-            f"{more}"
-        )
-        house = House(tmp_path, config=text)
-        return house, Runtime(house.config, house.database, "worker-1")
-
-    return make
-
-
-def run(house: House, runtime: Runtime, series: list[Dataset]) -> Job:
-    """Receive, complete and run; the job as it ended."""
-    job_id = house.job(series) if not house.all(Job) else house.all(Job)[-1].id
-    pipeline.run_job(runtime, job_id)
-    return house.row(job_id)
-
-
-def result_files(house: House) -> dict[str, Dataset]:
-    """Modality -> result, as saved."""
-    return {row.kind.value: pydicom.dcmread(house.config.archive_dir / row.path) for row in house.all(Result)}
 
 
 def test_a_positive_exam_gives_seg_sr_overlay_and_outbox(make_house: Callable[..., tuple[House, Runtime]]) -> None:
@@ -297,156 +233,3 @@ def test_a_rejected_study_is_silent_when_config_says_so(make_house: Callable[...
     job = run(house, runtime, [])
     assert (job.state, job.rejection_code) == (JobState.REJECTED, "GAP_IN_SLICES")
     assert result_files(house) == {}
-
-
-def test_a_second_run_of_the_same_input_writes_the_same_bytes(
-    make_house: Callable[..., tuple[House, Runtime]],
-) -> None:
-    """A worker that died after saving: the next attempt makes no second result."""
-    house, runtime = make_house()
-    job = run(house, runtime, ct_series(slices=24))
-    first = {row.sop_instance_uid: row.sha256 for row in house.all(Result)}
-    with house.database.session() as session:
-        session.execute(update(Job).values(state=JobState.QUEUED, not_before=None))
-    pipeline.run_job(runtime, job.id)
-    assert {row.sop_instance_uid: row.sha256 for row in house.all(Result)} == first
-    assert len(house.all(Delivery)) == 2
-    assert house.row(job.id).attempt == 2
-
-
-def test_a_message_for_a_job_that_is_gone_or_taken_does_nothing(
-    make_house: Callable[..., tuple[House, Runtime]],
-) -> None:
-    """Duplicates and late messages find nothing to claim."""
-    house, runtime = make_house()
-    job_id = house.job(ct_series(slices=24))
-    assert jobs.claim(house.database, job_id, worker="another", lease_s=30.0) is not None
-    pipeline.run_job(runtime, job_id)
-    pipeline.run_job(runtime, 4711)
-    row = house.row(job_id)
-    assert (row.state, row.worker, row.attempt) == (JobState.RUNNING, "another", 1)
-
-
-def test_a_job_reads_what_it_was_made_for_or_nothing(make_house: Callable[..., tuple[House, Runtime]]) -> None:
-    """A slice is replaced while the job waits: its results' UIDs would stand for other bytes. The next job reads it."""
-    house, runtime = make_house(more='[listener]\nsame_uid_other_bytes = "replace"\n')
-    images = ct_series(slices=24)
-    job_id = house.job(images)
-    images[3].ImageComments = "corrected"
-    house.receive(images[3:4])
-    pipeline.run_job(runtime, job_id)
-    row = house.row(job_id)
-    assert (row.state, row.error_code, house.all(Result)) == (JobState.QUEUED, "INPUT_CHANGED", [])
-    (next_id,) = house.sweep()
-    pipeline.run_job(runtime, next_id)
-    assert [job.state for job in house.all(Job)] == [JobState.CANCELLED, JobState.SUCCEEDED]
-
-
-def test_a_cancelled_job_keeps_nothing_of_its_worker(
-    make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cancelled while the network runs: no result, no outbox row, and the state stays."""
-    house, runtime = make_house()
-    job_id = house.job(ct_series(slices=24))
-    predict = runtime.predictor.predict
-
-    def cancelled_meanwhile(volume: object) -> object:
-        jobs.cancel(house.database, job_id, why="test")
-        return predict(volume)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(runtime.predictor, "predict", cancelled_meanwhile)
-    pipeline.run_job(runtime, job_id)
-    assert house.row(job_id).state is JobState.CANCELLED
-    assert house.all(Result) == house.all(Delivery) == []
-
-
-def test_a_file_that_cannot_be_read_now_is_tried_again(make_house: Callable[..., tuple[House, Runtime]]) -> None:
-    """A shared folder that is away is a fault, not an answer: the job waits and runs again."""
-    house, runtime = make_house()
-    job_id = house.job(ct_series(slices=24))
-    with house.database.reading() as session:
-        path = house.config.archive_dir / session.scalars(select(Job)).one().study.instances[0].path
-    away = path.with_suffix(".away")
-    path.rename(away)
-    pipeline.run_job(runtime, job_id)
-    row = house.row(job_id)
-    assert row.state is JobState.QUEUED
-    assert row.not_before is not None
-    assert row.error_code == "ARCHIVE_ERROR"
-    assert (row.error_text or "").startswith("ENOENT: No such file or directory; ")
-    away.rename(path)
-    with house.database.session() as session:
-        session.execute(update(Job).values(not_before=None))
-    pipeline.run_job(runtime, job_id)
-    assert house.row(job_id).state is JobState.SUCCEEDED
-
-
-def test_a_disk_that_is_full_is_named(
-    make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the code that docs/errors.md has for it, and what to do."""
-    house, runtime = make_house()
-    job_id = house.job(ct_series(slices=24))
-
-    def full(*_: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device", "/archive/1.2.3.dcm")
-
-    monkeypatch.setattr(pipeline, "save", full)
-    pipeline.run_job(runtime, job_id)
-    row = house.row(job_id)
-    assert (row.state, row.error_code) == (JobState.QUEUED, "OUT_OF_SPACE")
-    assert "1.2.3" not in (row.error_text or "")
-    assert "dicom-node doctor" in (row.error_text or "")
-
-
-def test_a_value_that_the_database_refuses_fails_the_job_and_not_the_worker(
-    make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is no database that is gone: waiting for its lease would end with a job that seems to kill workers."""
-    house, runtime = make_house()
-    job_id = house.job(ct_series(slices=24))
-
-    def refused(*_: object) -> None:
-        raise DataError("", None, ValueError("NaN"))
-
-    monkeypatch.setattr(jobs, "finish", refused)
-    pipeline.run_job(runtime, job_id)
-    row = house.row(job_id)
-    assert (row.state, row.error_code) == (JobState.QUEUED, "DataError")
-    assert row.not_before is not None
-
-
-def test_a_rejection_waits_for_an_archive_that_is_away(make_house: Callable[..., tuple[House, Runtime]]) -> None:
-    """No report without a patient goes out because a shared folder was not there for a moment."""
-    house, runtime = make_house()
-    house.receive(ct_series(slices=24, kernel="H70s"))
-    house.age(s=3600)
-    (job_id,) = house.sweep()
-    instances = house.config.archive_dir / "instances"
-    instances.rename(instances.with_name("away"))
-    pipeline.run_job(runtime, job_id)
-    assert house.row(job_id).state is JobState.QUEUED
-    assert house.all(Result) == []
-    instances.with_name("away").rename(instances)
-    with house.database.session() as session:
-        session.execute(update(Job).values(not_before=None))
-    pipeline.run_job(runtime, job_id)
-    assert house.row(job_id).state is JobState.REJECTED
-    assert result_files(house)["SR"].PatientID == "PHANTOM1"
-
-
-def test_an_unexpected_error_is_a_row_and_not_a_dead_worker(
-    make_house: Callable[..., tuple[House, Runtime]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The task boundary: the job is tried again, its row names the kind of error and no value of the data."""
-    house, runtime = make_house()
-    job_id = house.job(ct_series(slices=24))
-
-    def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("Phantom^Head")
-
-    monkeypatch.setattr(pipeline, "find_lesions", broken)
-    pipeline.run_job(runtime, job_id)
-    row = house.row(job_id)
-    assert (row.state, row.error_code) == (JobState.QUEUED, "ZeroDivisionError")
-    assert "Phantom" not in (row.error_text or "")
