@@ -22,7 +22,7 @@ class Tell(Protocol):
     """Called when a part of a stage is done."""
 
     def __call__(self, note: str, done: int | None = None, /) -> None:
-        """`done`: how many are now; None: one more."""
+        """`done`: how many are now, where a leap is the work of an earlier run; None: one more."""
 
 
 Stage = Callable[[str, int | None], Tell]

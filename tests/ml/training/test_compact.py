@@ -117,7 +117,6 @@ def test_a_training_may_end_before_its_learning_rate_fell(tmp_path: Path) -> Non
     place_shards(tmp_path)
     run = compact_run(tmp_path, exams=2, rounds=2, stop_at=1)
     stages = Stages()
-
     train_compact(run, stages)
     assert list(stages.seen) == ["simulating exams", "training to 1"]
     weights, _, provenance = compact._load_trained(run.out)
@@ -177,7 +176,6 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     place_shards(tmp_path)
     run = compact_run(tmp_path, exams=2, rounds=2)
     stages = Stages()
-
     train_compact(run, stages)
     assert (run.out / TRAINED).is_file()
     assert (run.out / "lures-1.json").is_file()
@@ -190,6 +188,7 @@ def test_a_bundle_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert bundle.config.provenance.command == "train-compact && finish-compact"
     assert bundle.config.operating_point.exam_score == EXAM_POINT
     assert list(stages.seen)[:4] == ["simulating exams", "training to 1", "lures at 1", "training to 2"]
+    assert (stages.done["training to 1"], stages.done["training to 2"]) == (1, 1)
     assert list(stages.seen)[4:] == ["calibrating", "testing on A"]
     card = (run.out / "bundle" / "CARD.md").read_text()
     assert "Each has heads of its own" in card
