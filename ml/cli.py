@@ -115,6 +115,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
     masses: Annotated[int, typer.Option(min=0, help="Further exams with solid tumours.")] = 0,
     craniectomies: Annotated[int, typer.Option(min=0, help="Further exams in which a bone flap is missing.")] = 0,
     children: Annotated[int, typer.Option(min=0, help="Further exams of children.")] = 0,
+    moving: Annotated[int, typer.Option(min=0, help="Further exams of patients who move.")] = 0,
     first_seed: Annotated[int, typer.Option(min=0, max=90_000, help="Other exams than an earlier run's.")] = 0,
     background: Annotated[
         list[Path] | None, typer.Option(exists=True, file_okay=False, help="DICOM of a real head without hemorrhage.")
@@ -156,6 +157,7 @@ def train_compact_bundle(  # noqa: PLR0917 (Typer: an option is a parameter)
         masses=masses,
         craniectomies=craniectomies,
         children=children,
+        moving=moving,
         first_seed=first_seed,
         backgrounds=tuple(background or ()),
         painted=painted,

@@ -80,6 +80,11 @@ def _zones(rng: np.random.Generator, thickness: float, *, length_mm: float) -> t
     return (Zone(max(8, int(np.ceil(length_mm / step))), thickness, step),)
 
 
+def _turn(rng: np.random.Generator) -> float:
+    """Of a head that moves: every other one turns."""
+    return float(rng.uniform(0.3, 3.0)) if rng.random() < 0.5 else 0.0
+
+
 def draw_scanner(rng: np.random.Generator, *, institution: str, size: float = 1.0) -> ScannerSpec:
     """A scan of `institution` of a head that is `size` times as large as an adult's."""
     kind = INSTITUTIONS[institution]
@@ -94,8 +99,9 @@ def draw_scanner(rng: np.random.Generator, *, institution: str, size: float = 1.
     fov = float(rng.uniform(*kind.fov_mm)) * size
     thin = float(np.sqrt(5.0 / thickness))
     artefact = bool(rng.random() < kind.artefact_share)
+    seed = int(rng.integers(2**31))
     return ScannerSpec(
-        seed=int(rng.integers(2**31)),
+        seed=seed,
         institution=institution,
         manufacturer=maker,
         model=model,
@@ -121,6 +127,7 @@ def draw_scanner(rng: np.random.Generator, *, institution: str, size: float = 1.
         hu_gain=float(np.clip(rng.normal(1.0, 0.015), 0.95, 1.05)),
         hardening=float(rng.uniform(*kind.hardening)),
         motion_mm=float(rng.uniform(0.3, 2.2)) if artefact else 0.0,
+        turn_degrees=_turn(np.random.default_rng([seed, 17])) if artefact else 0.0,
         cupping_hu=float(rng.normal(0.0, 1.5)),
         ring_hu=float(rng.uniform(0.5, 2.5)) if rng.random() < 0.5 * kind.artefact_share else 0.0,
         headrest=str(rng.choice(kind.headrests)),

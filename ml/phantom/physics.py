@@ -7,94 +7,26 @@ a ray, which darkens the band between the petrous bones and brightens beside it.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
-from scipy import fft, ndimage, sparse
+from scipy import fft, ndimage
 
 from ml.phantom.grid import Array
+from ml.phantom.motion import draw_movements, unlike_still
+from ml.phantom.projections import SIZE, grow, hu_of, project, reconstruct, shrink
 from ml.phantom.scanner import Sliced
 from ml.phantom.spec import ScannerSpec
 from ml.volume import MaskArray
 
-SIZE = 128
-ANGLES = 90
-BINS = 184
 BONY_HU = 92.0
 """A voxel above this, blurred by the kernel, is bone or bone's rim: no reader sees blood in it."""
 
 
-@lru_cache(maxsize=1)
-def projector() -> sparse.csr_matrix:
-    """(ANGLES x BINS, SIZE x SIZE) line integrals of unit pixels, linear between detector bins."""
-    axis = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
-    y, x = np.meshgrid(axis, axis, indexing="ij")
-    pixel = np.arange(SIZE * SIZE)
-    rows, columns, values = [], [], []
-    for number in range(ANGLES):
-        angle = np.pi * number / ANGLES
-        at = (x * np.cos(angle) + y * np.sin(angle)).ravel() + (BINS - 1) / 2
-        first = np.floor(at).astype(np.int64)
-        upper = (at - first).astype(np.float32)
-        for bins, weight in ((first, 1 - upper), (first + 1, upper)):
-            rows.append(number * BINS + bins)
-            columns.append(pixel)
-            values.append(weight)
-    shape = (ANGLES * BINS, SIZE * SIZE)
-    matrix = sparse.coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
-    return matrix.tocsr().astype(np.float32)
-
-
-@lru_cache(maxsize=1)
-def _back_projector() -> sparse.csr_matrix:
-    return projector().T.tocsr()
-
-
-def _ramp() -> Array:
-    """Frequency response of a band-limited ramp, per bin."""
-    n = np.concatenate([np.arange(BINS), np.arange(-BINS, 0)])
-    kernel = np.zeros(2 * BINS)
-    kernel[0] = 0.25
-    odd = n % 2 == 1
-    kernel[odd] = -1.0 / (np.pi * n[odd]) ** 2
-    return np.asarray(np.real(fft.fft(kernel)), dtype=np.float32)
-
-
-def project(slices: Array) -> Array:
-    """(z, SIZE, SIZE) to (z, ANGLES, BINS), in pixel lengths."""
-    flat = slices.reshape(len(slices), -1)
-    return np.asarray((projector() @ flat.T).T.reshape(len(slices), ANGLES, BINS), dtype=np.float32)
-
-
-def reconstruct(sinogram: Array) -> Array:
-    """Filtered back-projection, (z, ANGLES, BINS) to (z, SIZE, SIZE)."""
-    padded = fft.rfft(sinogram, 2 * BINS, axis=-1, workers=1)
-    filtered = fft.irfft(padded * _ramp()[: BINS + 1], axis=-1, workers=1)[..., :BINS].astype(np.float32)
-    flat = filtered.reshape(len(sinogram), -1)
-    image = (_back_projector() @ flat.T).T.reshape(len(sinogram), SIZE, SIZE)
-    return np.asarray(image * np.float32(np.pi / ANGLES), dtype=np.float32)
-
-
-def _shrink(hu: Array) -> Array:
-    factor = hu.shape[1] // SIZE
-    return np.asarray(hu.reshape(len(hu), SIZE, factor, SIZE, factor).mean(axis=(2, 4)), dtype=np.float32)
-
-
-def _grow(small: Array, matrix: int) -> Array:
-    """Linear enlargement of (z, SIZE, SIZE) that keeps pixel areas aligned, by two matrix products."""
-    at = (np.arange(matrix) + 0.5) * SIZE / matrix - 0.5
-    weights = np.clip(1.0 - np.abs(at[:, None] - np.arange(SIZE)[None, :]), 0.0, None)
-    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return np.asarray(np.matmul(np.matmul(weights, small), weights.T), dtype=np.float32)
-
-
 def artefacts(sliced: Sliced, scanner: ScannerSpec) -> Array:
     """(z, SIZE, SIZE) HU to add: beam hardening, photon starvation at metal, motion, rings, cupping."""
-    small = _shrink(sliced.hu)
+    small = shrink(sliced.hu)
     pixel_cm = scanner.fov_mm / SIZE / 10.0
     rng = np.random.default_rng([scanner.seed, 5])
-    # attenuation to HU: 0.19 per cm is 1000 HU
-    scale = np.float32(1000.0 / 0.19 / pixel_cm)
+    scale = hu_of(pixel_cm)
     bone = np.clip(small - 130.0, 0.0, 2500.0) / 1000.0
     through = project(bone) * np.float32(pixel_cm)
     error = -0.003 * np.float32(scanner.hardening) * through**2
@@ -105,8 +37,12 @@ def artefacts(sliced: Sliced, scanner: ScannerSpec) -> Array:
         traced = project(np.clip(small[number : number + 1] - 2300.0, 0.0, None) / 1000.0)[0] * np.float32(pixel_cm)
         starved = np.clip(traced, 0.0, 3.0)
         error[number] += starved * rng.normal(-0.05, 0.16, starved.shape).astype(np.float32)
-    _move(error, small, scanner, pixel_cm, rng)
     image = hardened + (reconstruct(error) * scale if np.any(error) else 0.0)
+    if scanner.motion_mm > 0:
+        heights_mm = np.cumsum(sliced.thickness_mm)
+        shift, turn = scanner.motion_mm, scanner.turn_degrees
+        for moved, movement in draw_movements(heights_mm, rng, shift_mm=shift, turn_degrees=turn).items():
+            image[moved] += unlike_still(small[moved], movement, 10.0 * pixel_cm)
     axis = (np.arange(SIZE) - (SIZE - 1) / 2) * scanner.fov_mm / SIZE
     radius = np.sqrt(axis[:, None] ** 2 + axis[None, :] ** 2)
     image += np.float32(scanner.cupping_hu) * ((radius / 80.0) ** 2 - 0.5).clip(-0.5, 1.0).astype(np.float32)
@@ -124,25 +60,6 @@ def _corrected(image: Array, small: Array) -> Array:
     smooth = ndimage.gaussian_filter(image * soft, width, truncate=2.5) / near
     left = image - np.float32(0.85) * smooth
     return np.asarray(np.where(left > 0, np.float32(0.55) * left, left), dtype=np.float32)
-
-
-def _move(error: Array, small: Array, scanner: ScannerSpec, pixel_cm: float, rng: np.random.Generator) -> None:
-    """On a few slices the head moves during part of the rotation: those views see a shifted head."""
-    if scanner.motion_mm <= 0:
-        return
-    count = len(small)
-    first = int(rng.integers(0, max(1, count - 3)))
-    moved = range(first, min(count, first + int(rng.integers(2, 7))))
-    shift_pixels = scanner.motion_mm / (10.0 * pixel_cm)
-    for number in moved:
-        dx, dy = rng.normal(0, 1.0, 2) * shift_pixels
-        first, last = sorted(rng.integers(0, ANGLES, 2))
-        mu = np.clip(small[number] + 1000.0, 0.0, 3000.0) * np.float32(0.19 / 1000.0 * pixel_cm)
-        other = ndimage.shift(mu, (dy, dx), order=1)
-        difference = project((other - mu)[None])[0]
-        # the head drifts away and comes back within these views
-        drift = np.sin(np.pi * np.clip((np.arange(ANGLES) - first) / max(1, last - first), 0.0, 1.0)) ** 2
-        error[number] += difference * drift[:, None].astype(np.float32)
 
 
 def _frequencies(matrix: int, pixel_mm: float) -> Array:
@@ -192,7 +109,7 @@ def apply_physics(sliced: Sliced, scanner: ScannerSpec, *, matrix: int) -> tuple
     thickness = sliced.thickness_mm
     level = scanner.noise_hu * np.sqrt(thickness[0] / thickness)
     kernel = _kernel(scanner, frequency)
-    small = _shrink(sliced.hu)
+    small = shrink(sliced.hu)
     load = _noise_map(small)
     out = np.empty_like(sliced.hu)
     bony = np.empty(sliced.hu.shape, dtype=np.bool_)
@@ -201,7 +118,7 @@ def apply_physics(sliced: Sliced, scanner: ScannerSpec, *, matrix: int) -> tuple
         bony[number] = smooth > BONY_HU
         white = rng.standard_normal((matrix, matrix), dtype=np.float32)
         noise = fft.irfft2(fft.rfft2(white) * shape, s=(matrix, matrix)) * np.float32(gain * level[number])
-        extra = _grow(np.stack([added[number], load[number]]), matrix)
+        extra = grow(np.stack([added[number], load[number]]), matrix)
         out[number] = smooth + noise * extra[1] + extra[0]
     return calibrate(out, scanner), bony
 

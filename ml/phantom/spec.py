@@ -226,7 +226,9 @@ class ScannerSpec:
     hardening: float
     """Residual beam hardening, 1 = typical after correction for water and bone."""
     motion_mm: float
-    """Movement within a rotation, on a few slices."""
+    """How far the head moves within a rotation, on a few slices (a standard deviation); 0: it lies still."""
+    turn_degrees: float
+    """How far it turns then."""
     cupping_hu: float
     ring_hu: float
     headrest: str

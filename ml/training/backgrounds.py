@@ -1,4 +1,4 @@
-"""Real heads without hemorrhage as training exams: as they are, and with blood painted into them.
+"""Real heads without hemorrhage as training exams: as they are, with blood painted into them, and as if they moved.
 
 A simulated head is not a real one in ways that nobody can list; a real one brings all of them. One is enough to tell:
 what a network learned of one head and its scanner held on another head and scanner (docs/training.md).
@@ -21,6 +21,7 @@ from ml.data.series import read_volume
 from ml.data.shards import ExamShard, is_written, open_exam, write_exam
 from ml.errors import DataError, UnreadableStudy
 from ml.labels import BLEED
+from ml.phantom.motion import draw_movements, draw_unrest, with_motion
 from ml.training.paint import paint_bleeds
 from ml.volume import Volume
 
@@ -28,9 +29,15 @@ BLEEDS = 72
 """Of every head, unless told: so many exams with one bleed each, every kind of `paint.SHAPES` as often."""
 CLEAN_SHARE = 0.5
 """How often a head stands among the exams as it is, for each time with blood; lures show it too."""
+MOVING_SHARE = 0.5
+"""Of the times that a head stands there without blood: how often it moves, each time in another way."""
+MOVING_EVERY = 5
+"""Of the exams with blood, each fifth moves: with any number of SHAPES that has no factor 5, all kinds by turns."""
 SEED = 100
 """Of the bleeds: others than those that `bench/real_heads.py` paints."""
 DATASET = "background"
+CLEAN, MOVING = "clean", "-moving"
+"""In the names of exams without blood, and at the end of those in which the head moves."""
 
 
 def make_backgrounds(
@@ -38,8 +45,9 @@ def make_backgrounds(
 ) -> list[ExamShard]:
     """The exams of all `heads`, folders of DICOM with one head CT each, in which nothing bleeds.
 
-    What is not in `folder` yet is made; `progress` is told after each exam. The clean exam of a head is in the list
-    CLEAN_SHARE times as often as its `bleeds` others.
+    What is not in `folder` yet is made; `progress` is told after each exam. Exams of a head without blood stand in the
+    list CLEAN_SHARE times as often as its `bleeds` others: the one as it was scanned, again and again, and those in
+    which it moves, each once.
 
     Raises:
         DataError: a folder holds no head CT that can be read, or none that blood can be painted into.
@@ -48,8 +56,8 @@ def make_backgrounds(
     exams: list[ExamShard] = []
     for number, head in enumerate(heads, start=1):
         with _by_number(number, heads):
-            clean, *painted = _exams(folder, head, config, progress, bleeds)
-        exams += [clean] * round(CLEAN_SHARE * bleeds) + painted
+            clean, *others = _exams(folder, head, config, progress, bleeds)
+        exams += [clean] * (round(CLEAN_SHARE * bleeds) - _moving(bleeds)) + others
     return exams
 
 
@@ -73,13 +81,21 @@ def _by_number(number: int, heads: Sequence[Path]) -> Iterator[None]:
 
 def exams_of(heads: Sequence[Path], bleeds: int) -> int:
     """How many exams `make_backgrounds` writes."""
-    return len(heads) * (1 + bleeds)
+    return len(heads) * (1 + _moving(bleeds) + bleeds)
+
+
+def _moving(bleeds: int) -> int:
+    """Exams in which a head without blood moves."""
+    return round(MOVING_SHARE * CLEAN_SHARE * bleeds)
 
 
 def _names(series_instance_uid: str, bleeds: int) -> list[str]:
-    """Of a head's exams, the clean one first: they tell nothing of the patient."""
+    """Of a head's exams: as it was scanned, without blood and moving, with blood. They tell nothing of the patient."""
     head = blake2b(series_instance_uid.encode(), digest_size=4).hexdigest()
-    return [f"{DATASET}-{head}-clean", *(f"{DATASET}-{head}-{number:02}" for number in range(bleeds))]
+    moving = [f"{CLEAN}-{number:02}{MOVING}" for number in range(_moving(bleeds))]
+    last = MOVING_EVERY - 1
+    with_blood = [f"{number:02}{MOVING if number % MOVING_EVERY == last else ''}" for number in range(bleeds)]
+    return [f"{DATASET}-{head}-{part}" for part in (CLEAN, *moving, *with_blood)]
 
 
 def _exams(
@@ -100,7 +116,21 @@ def _exams(
 
 def _painted(names: Sequence[str], volume: Volume) -> Iterator[LabelledExam]:
     patient, nothing = patient_key(DATASET, names[0]), np.zeros(volume.hu.shape, dtype=np.uint8)
-    yield LabelledExam(DATASET, names[0], patient, volume, nothing)
-    for name, painted in zip(names[1:], paint_bleeds(volume, len(names) - 1, seed=SEED), strict=True):
+    clean = [name for name in names if f"-{CLEAN}" in name]
+    for name in clean:
+        yield LabelledExam(DATASET, name, patient, _moved(volume, name), nothing)
+    with_blood = names[len(clean) :]
+    for name, painted in zip(with_blood, paint_bleeds(volume, len(with_blood), seed=SEED), strict=True):
         labels = np.where(painted.truth, np.uint8(BLEED), nothing)
-        yield LabelledExam(DATASET, name, patient, painted.volume, labels)
+        yield LabelledExam(DATASET, name, patient, _moved(painted.volume, name), labels)
+
+
+def _moved(volume: Volume, name: str) -> Volume:
+    """As if the head had moved, where the name of the exam says so; each in its own way."""
+    if not name.endswith(MOVING):
+        return volume
+    rng = np.random.default_rng([SEED, *name.encode()])
+    shift_mm, turn_degrees = draw_unrest(rng)
+    movements = draw_movements(volume.geometry.offsets_mm, rng, shift_mm=shift_mm, turn_degrees=turn_degrees)
+    pixel_mm = float(np.mean(volume.geometry.pixel_spacing_mm))
+    return Volume(with_motion(volume.hu, pixel_mm, movements), volume.geometry)

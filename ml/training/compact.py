@@ -38,6 +38,7 @@ from ml.training.shards import (
     CRANIECTOMIES_FROM,
     LAYERS_FROM,
     MASSES_FROM,
+    MOVING_FROM,
     make_shards,
     open_shards,
 )
@@ -97,6 +98,7 @@ class CompactRun:
     masses: int = 0
     craniectomies: int = 0
     children: int = 0
+    moving: int = 0
     first_seed: int = 0
     """Of the exams, within each kind: a later run of a line learns from other heads."""
     backgrounds: tuple[Path, ...] = ()
@@ -118,6 +120,7 @@ class CompactRun:
             (MASSES_FROM, self.masses),
             (CRANIECTOMIES_FROM, self.craniectomies),
             (CHILDREN_FROM, self.children),
+            (MOVING_FROM, self.moving),
         )
         return [first + self.first_seed + number for first, count in kinds for number in range(count)]
 

@@ -19,6 +19,7 @@ from ml.data.shards import SIMULATED, ExamShard, is_written, open_exam, write_ex
 from ml.errors import TrainingError
 from ml.labels import Subtype
 from ml.phantom import PEDIATRIC, ExamSpec, draw_mass, draw_spec, draw_surgery, simulate
+from ml.phantom.motion import draw_unrest
 
 LAYERS_FROM = 500_000
 """Training seeds from here on are exams with a layer of blood under the skull."""
@@ -30,6 +31,8 @@ CRANIECTOMIES_FROM = 700_000
 """Training seeds from here on are exams in which a bone flap is missing."""
 CHILDREN_FROM = 800_000
 """Training seeds from here on are exams of children."""
+MOVING_FROM = 900_000
+"""Training seeds from here on are exams of patients who move."""
 
 
 def open_shards(folder: Path, seeds: Iterable[int]) -> list[ExamShard]:
@@ -54,13 +57,15 @@ def make_shards(
 def training_spec(seed: int) -> ExamSpec:
     """What the exam of a training seed is.
 
-    Four kinds are drawn more often than they naturally are. Seeds from LAYERS_FROM on have a subdural or epidural
+    Five kinds are drawn more often than they naturally are. Seeds from LAYERS_FROM on have a subdural or epidural
     layer that one can see: half of the natural subdural layers are under 0.6 mL. Those from MASSES_FROM on have one to
     three solid tumours, which nature gives to one exam in thirty, and two in three of them no blood. Those from
     CRANIECTOMIES_FROM on lack a bone flap, as one exam in sixty does, and every other one has blood: what lies in the
-    gap looks like a layer of it. Those from CHILDREN_FROM on are of children, every other one with blood.
+    gap looks like a layer of it. Those from CHILDREN_FROM on are of children, every other one with blood. In those from
+    MOVING_FROM on the head moves and turns: bands under the skull look like a layer of blood; every other one has some.
     """
     kinds = {
+        MOVING_FROM: _moving,
         CHILDREN_FROM: _of_child,
         CRANIECTOMIES_FROM: _with_craniectomy,
         MASSES_FROM: _with_masses,
@@ -72,6 +77,13 @@ def training_spec(seed: int) -> ExamSpec:
 
 def _of_child(seed: int) -> ExamSpec:
     return draw_spec(seed, institution=PEDIATRIC, bleed=seed % 2 == 0)
+
+
+def _moving(seed: int) -> ExamSpec:
+    spec = draw_spec(seed, bleed=seed % 2 == 0)
+    rng = np.random.default_rng([seed, 16])
+    motion_mm, turn_degrees = draw_unrest(rng)
+    return replace(spec, scanner=replace(spec.scanner, motion_mm=motion_mm, turn_degrees=turn_degrees))
 
 
 def _with_craniectomy(seed: int) -> ExamSpec:

@@ -19,6 +19,7 @@ from ml.training.shards import (
     LAYER_ML,
     LAYERS_FROM,
     MASSES_FROM,
+    MOVING_FROM,
     make_shards,
     open_shards,
     training_spec,
@@ -115,3 +116,16 @@ def test_seeds_of_children_bleed_every_other_time() -> None:
     assert {one.institution for one in specs} == {PEDIATRIC}
     assert [bool(one.head.bleeds) for one in specs] == [True, False] * 15
     assert max(one.head.size for one in specs) < 1.1
+
+
+def test_seeds_of_patients_who_move_bleed_every_other_time() -> None:
+    """Their heads shift and turn, all else is as drawn; of natural seeds few move, and half of these turn."""
+    specs = [training_spec(seed) for seed in range(MOVING_FROM, MOVING_FROM + 30)]
+    assert [bool(one.head.bleeds) for one in specs] == [True, False] * 15
+    assert all(one.scanner.motion_mm > 0 and one.scanner.turn_degrees > 0 for one in specs)
+    assert specs[0].head == draw_spec(MOVING_FROM, bleed=True).head
+    natural = [training_spec(seed).scanner for seed in range(600)]
+    moving = [one for one in natural if one.motion_mm > 0]
+    assert 30 < len(moving) < 120
+    assert 0.3 < np.mean([one.turn_degrees > 0 for one in moving]) < 0.7
+    assert not any(one.turn_degrees for one in natural if not one.motion_mm)
