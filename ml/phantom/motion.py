@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ml.phantom.grid import Array
 from ml.phantom.projections import SIZE, VIEWS, grow, hu_of, project, reconstruct, shrink
-from ml.volume import FloatArray
+from ml.volume import FloatArray, Volume
 
 WHILE_MM = (10.0, 60.0)
 """Of the stack: how long it moves."""
@@ -96,3 +96,11 @@ def with_motion(hu_zyx: Array, pixel_mm: float, movements: dict[int, Movement]) 
         small = shrink(np.pad(hu_zyx[number], padding, constant_values=AIR_HU)[None])[0]
         moved[number] += grow(unlike_still(small, movement, small_mm)[None], matrix)[0, :rows, :columns]
     return moved
+
+
+def restless(volume: Volume, rng: np.random.Generator) -> Volume:
+    """A scan as if its patient had been restless for a part of it."""
+    shift_mm, turn_degrees = draw_unrest(rng)
+    movements = draw_movements(volume.geometry.offsets_mm, rng, shift_mm=shift_mm, turn_degrees=turn_degrees)
+    pixel_mm = float(np.mean(volume.geometry.pixel_spacing_mm))
+    return Volume(with_motion(volume.hu, pixel_mm, movements), volume.geometry)

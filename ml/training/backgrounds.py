@@ -21,7 +21,7 @@ from ml.data.series import read_volume
 from ml.data.shards import ExamShard, is_written, open_exam, write_exam
 from ml.errors import DataError, UnreadableStudy
 from ml.labels import BLEED
-from ml.phantom.motion import draw_movements, draw_unrest, with_motion
+from ml.phantom.motion import restless
 from ml.training.paint import paint_bleeds
 from ml.volume import Volume
 
@@ -126,11 +126,7 @@ def _painted(names: Sequence[str], volume: Volume) -> Iterator[LabelledExam]:
 
 
 def _moved(volume: Volume, name: str) -> Volume:
-    """As if the head had moved, where the name of the exam says so; each in its own way."""
+    """As if the patient was restless, where the name of the exam says so; each in its own way."""
     if not name.endswith(MOVING):
         return volume
-    rng = np.random.default_rng([SEED, *name.encode()])
-    shift_mm, turn_degrees = draw_unrest(rng)
-    movements = draw_movements(volume.geometry.offsets_mm, rng, shift_mm=shift_mm, turn_degrees=turn_degrees)
-    pixel_mm = float(np.mean(volume.geometry.pixel_spacing_mm))
-    return Volume(with_motion(volume.hu, pixel_mm, movements), volume.geometry)
+    return restless(volume, np.random.default_rng([SEED, *name.encode()]))
