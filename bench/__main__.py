@@ -15,7 +15,8 @@ BENCHMARKS = {
     "training: a step against a plain loop, the loader, pseudo-labels": "training.py",
     "a corpus: decoding and preprocessing an exam, memory against the number of exams": "corpus.py",
     "whole images against a sliding window: cost, AUC and DSC": "inference.py",
-    "the default bundle on two real heads, as they are and with blood painted in": "real_heads.py",
+    "the default bundle on real heads, as they are, moving, and with blood painted in": "real_heads.py",
+    "how hard the simulated exams are: a plain HU threshold on those of the card": "threshold.py",
     "one study of 32 slices: seconds by stage, and what the node adds": "stages.py",
 }
 WRONG_USAGE = 2

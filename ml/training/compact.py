@@ -283,7 +283,7 @@ def finish(folder: Path, plan: Finish, stage: Stage) -> Bundle:
     tell = stage("calibrating", plan.validation_exams * len(CALIBRATED_AT))
     exams = chain.from_iterable(
         simulate_exams(seeds, matrix=plan.matrix, workers=plan.workers, institution=institution)
-        for institution, seeds in _heads(CALIBRATED_AT, VALIDATION_SEEDS_FROM, plan.validation_exams)
+        for institution, seeds in heads_of(CALIBRATED_AT, VALIDATION_SEEDS_FROM, plan.validation_exams)
     )
     point, calibration = calibrate(predictor, exams, progress=lambda: tell(""))
     config = replace(config, operating_point=point, calibration=calibration)
@@ -314,7 +314,7 @@ def _load_trained(folder: Path) -> tuple[dict[str, torch.Tensor], str, Provenanc
     return weights, facts["version"], Provenance(**json.loads(facts["provenance"]))
 
 
-def _heads(institutions: Sequence[str], first_seed: int, count: int) -> list[tuple[str, range]]:
+def heads_of(institutions: Sequence[str], first_seed: int, count: int) -> list[tuple[str, range]]:
     """The seeds of every institution: `count` heads each, none twice."""
     return [
         (institution, range(first_seed + number * count, first_seed + (number + 1) * count))
@@ -325,7 +325,7 @@ def _heads(institutions: Sequence[str], first_seed: int, count: int) -> list[tup
 def held_out_metrics(predictor: Predictor, stage: Stage, *, exams: int, matrix: int, workers: int) -> dict[str, Any]:
     """metrics.json: figures on exams of each institution whose seeds were not trained on, half of them with blood."""
     metrics: dict[str, Any] = {"data": "simulated head CTs that were not trained on; no statement on clinical accuracy"}
-    for institution, seeds in _heads(TESTED_AT, TEST_SEEDS_FROM, exams):
+    for institution, seeds in heads_of(TESTED_AT, TEST_SEEDS_FROM, exams):
         tell = stage(f"testing on {institution}", exams)
         stream = simulate_exams(seeds, matrix=matrix, workers=workers, alternate=True, institution=institution)
         metrics[institution] = evaluate_on_phantoms(predictor, stream, progress=lambda tell=tell: tell(""))  # type: ignore[misc]

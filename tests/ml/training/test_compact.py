@@ -61,7 +61,7 @@ def test_a_training_ends_with_its_learning_rate_at_the_latest(tmp_path: Path, st
 def test_no_head_is_scanned_twice() -> None:
     """Institutions that share heads would count each of them thrice."""
     for first in (compact.VALIDATION_SEEDS_FROM, compact.TEST_SEEDS_FROM):
-        seeds = [seed for _, those in compact._heads(compact.TESTED_AT, first, 5) for seed in those]
+        seeds = [seed for _, those in compact.heads_of(compact.TESTED_AT, first, 5) for seed in those]
         assert len(set(seeds)) == len(seeds) == 5 * len(compact.TESTED_AT)
 
 
