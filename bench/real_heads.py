@@ -6,7 +6,8 @@ The heads have no hemorrhage (tests/real_heads.py); two are also read in thicker
 if their patients had been restless during a part of the scan (ml/phantom/motion.py), and with bleeds of plain shapes
 (ml/training/paint.py), every kind as often, left and right by turns. DSC is of the map at the bundle's pixel threshold,
 before the exam is called. These are four heads: enough to see that something is wrong, not for a figure of accuracy.
-The shipped bundle was trained on the GE head (docs/training.md); the sulci of the cadaver hold gas and do not count.
+The shipped bundle was trained on the GE head and the cadaver (docs/training.md); the sulci of the latter hold gas and
+do not count.
 """
 
 from __future__ import annotations

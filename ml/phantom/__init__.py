@@ -15,8 +15,8 @@ What is simulated
   bone. But for bone that outshines it, this is judged before the scanner's part: beside bone a sharp kernel and beam
   hardening make a few labelled voxels darker than brain.
 - Bright and no blood: calcifications, dense sinuses, tentorium and arteries, bone partly in a slice at vertex and
-  base, beam hardening, metal with streaks, drains, tumours, motion. Dark and no blood: infarcts, lacunes, chronic
-  collections, leukoaraiosis, gas.
+  base, beam hardening, metal with streaks, drains, tumours, heads that shift and turn (`motion`). Dark and no blood:
+  infarcts, lacunes, chronic collections, leukoaraiosis, gas.
 - Scanner: pose, gantry tilt, thick slices averaged along their normal, zones of different thickness, field of view,
   kernel, coloured noise that grows behind bone, errors made in projections and back-projected, rings, cupping, HU
   offset and gain, headrest, padding.

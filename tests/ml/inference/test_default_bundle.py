@@ -10,6 +10,7 @@ from ml.bundle import load_bundle
 from ml.evaluation.metrics import dsc
 from ml.inference.predictor import Predictor
 from ml.phantom import SimulatedExam, draw_spec, simulate
+from ml.phantom.motion import restless
 from ml.training.paint import SHAPES, paint_bleeds
 from ml.volume import MaskArray, Volume
 from tests.real_heads import ge_head, head_and_neck, injured_head, visible_human
@@ -18,6 +19,8 @@ FIRST_SEED = 3_000_000
 """Far from the seeds of training, validation and test (ml.training.compact)."""
 EXAMS = 3
 """Of each institution, with blood and without."""
+RESTLESS = 8
+"""Scans in which the patient moves."""
 LEAST_BLOOD_HU = 30.0
 """What is darker in the mean is no blood: the sulci of a cadaver hold gas, and are painted over it."""
 
@@ -75,6 +78,13 @@ def test_a_real_head_without_hemorrhage_stays_negative(predictor: Predictor, rea
     prediction = predictor.predict(real_head)
     assert not prediction.exam_positive
     assert real_head.volume_ml(prediction.prob >= predictor.bundle.config.operating_point.pixel_prob) < 1.0
+
+
+def test_a_restless_patient_is_not_called(predictor: Predictor) -> None:
+    """What a turn leaves under the skull looks like a layer of blood; the bundle was not trained on this head."""
+    head = injured_head(3)
+    scores = [predictor.predict(restless(head, np.random.default_rng(seed))).exam_score for seed in range(RESTLESS)]
+    assert max(scores) < predictor.bundle.config.operating_point.exam_score, scores
 
 
 @pytest.mark.parametrize("slab", [1, 3])
