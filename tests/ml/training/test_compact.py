@@ -43,13 +43,14 @@ def test_weights_are_averaged_and_counters_are_not() -> None:
 
 def test_a_later_run_trains_on_other_heads(tmp_path: Path) -> None:
     """Within each kind, and never on those that calibrate or test."""
-    first = compact_run(tmp_path, exams=3, layers=2, masses=1)
-    later = compact_run(tmp_path, exams=3, layers=2, masses=1, first_seed=3)
-    assert first.seeds == [0, 1, 2, 500_000, 500_001, 600_000]
-    assert later.seeds == [3, 4, 5, 500_003, 500_004, 600_003]
-    last = compact_run(tmp_path, exams=3, layers=2, masses=1, first_seed=90_000)
+    kinds = {"exams": 3, "layers": 2, "masses": 1, "craniectomies": 1, "children": 1, "moving": 2}
+    first = compact_run(tmp_path, **kinds)
+    later = compact_run(tmp_path, **kinds, first_seed=3)
+    assert first.seeds == [0, 1, 2, 500_000, 500_001, 600_000, 700_000, 800_000, 900_000, 900_001]
+    assert later.seeds == [seed + 3 for seed in first.seeds]
+    last = compact_run(tmp_path, **kinds, first_seed=90_000)
     assert max(last.seeds) < compact.VALIDATION_SEEDS_FROM
-    assert len(set(last.seeds)) == 6
+    assert len(set(last.seeds)) == 10
 
 
 @pytest.mark.parametrize(("stop_at", "end"), [(None, 2), (1, 1), (2, 2), (9, 2)])
