@@ -17,7 +17,7 @@ from rich.console import Console
 from ml import cli, progress, provenance
 from ml.bundle import Bundle, write_bundle
 from ml.evaluation.records import read_records
-from ml.training.compact import TEST_SEEDS_FROM
+from ml.training.compact import TEST_SEEDS_FROM, CompactRun
 from tests.ml.data.conftest import WriteSeries, write_series
 from tests.ml.data.disk import fail_to_read, write_dicom
 
@@ -296,3 +296,14 @@ def test_every_command_and_option_has_help() -> None:
     for command in group.commands.values():
         assert command.help
         assert [one.name for one in command.params if not getattr(one, "help", None)] == []
+
+
+def test_every_count_of_train_compact_reaches_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind of exam that is asked for and forgotten would be missed by nobody."""
+    asked = {"exams": 3, "layers": 4, "masses": 5, "craniectomies": 6, "children": 7, "moving": 8, "painted": 9}
+    asked |= {"first_seed": 10, "rounds": 11, "steps": 12, "stop_at": 13, "batch": 14, "seed": 15}
+    runs: list[CompactRun] = []
+    monkeypatch.setattr(cli, "train_compact", lambda run, _stage: runs.append(run))
+    options = [word for name, count in asked.items() for word in (f"--{name.replace('_', '-')}", str(count))]
+    assert run(monkeypatch, "train-compact", "--out", str(tmp_path), "--no-finish", *options) == 0
+    assert {name: getattr(runs[0], name) for name in asked} == asked
