@@ -44,7 +44,7 @@ def smoothed(volume: Volume) -> HuArray:
     return np.where(away, hu, np.float32(-np.inf))
 
 
-def row(exams: Iterable[SimulatedExam]) -> list[list[str]]:
+def rows(exams: Iterable[SimulatedExam]) -> list[list[str]]:
     """For every threshold: slice AUC, exam AUC, DSC, and mL in exams without blood."""
     seen: dict[float, list[tuple[SimulatedExam, MaskArray]]] = {threshold: [] for threshold in THRESHOLDS_HU}
     for exam in exams:
@@ -76,7 +76,7 @@ def main() -> None:
         exams = simulate_exams(
             seeds, matrix=options.matrix, workers=options.workers, alternate=True, institution=institution
         )
-        for figures in row(exams):
+        for figures in rows(exams):
             table.add_row(institution, *figures)
     Console(width=120).print(table)
 
